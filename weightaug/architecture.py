@@ -1,0 +1,476 @@
+"""What a network looks like: spaces of neurons, and layers that read and write them.
+
+An :class:`Architecture` holds no tensor. It says which axes of which parameters belong to the same
+neurons (the permutation specification of Git Re-Basin), and, beyond that, which non-linearity acts on
+them, because the non-linearity decides which symmetries exist besides permutation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Activation", "Architecture", "Layer", "Space"]
+
+
+class _Traits(NamedTuple):
+    function: Callable[[Tensor], Tensor]
+    odd: bool = False
+    even: bool = False
+    homogeneous: bool = False
+    half_period: float | None = None
+
+
+def _gaussian(z: Tensor) -> Tensor:
+    return torch.exp(-z.square())
+
+
+# The exact symmetry of each non-linearity, at omega = 1.
+_KNOWN: dict[str, _Traits] = {
+    "identity": _Traits(lambda z: z, odd=True, homogeneous=True),
+    "sine": _Traits(torch.sin, odd=True, half_period=math.pi),
+    "cosine": _Traits(torch.cos, even=True, half_period=math.pi),
+    "relu": _Traits(F.relu, homogeneous=True),
+    "leaky_relu": _Traits(F.leaky_relu, homogeneous=True),
+    "abs": _Traits(torch.abs, even=True, homogeneous=True),
+    "square": _Traits(torch.square, even=True),
+    "tanh": _Traits(torch.tanh, odd=True),
+    "erf": _Traits(torch.erf, odd=True),
+    "arctan": _Traits(torch.atan, odd=True),
+    "softsign": _Traits(F.softsign, odd=True),
+    "gaussian": _Traits(_gaussian, even=True),
+    "sigmoid": _Traits(torch.sigmoid),
+    "softplus": _Traits(F.softplus),
+    "gelu": _Traits(F.gelu),
+    "silu": _Traits(F.silu),
+    "elu": _Traits(F.elu),
+    "selu": _Traits(F.selu),
+    "mish": _Traits(F.mish),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A non-linearity phi(z) = name(omega * z), and the symmetries that it allows.
+
+    A name that weightaug does not know is accepted with a warning: such an activation has no symmetry
+    but permutation, and cannot be evaluated.
+
+    Args:
+        name: One of ``Activation.known()``, for example ``"sine"``, ``"relu"`` or ``"tanh"``.
+        omega: Frequency that multiplies the pre-activation; positive and finite. 30 for most SIRENs.
+
+    Raises:
+        ValueError: If omega is not a positive finite number.
+    """
+
+    name: str
+    omega: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.omega) and self.omega > 0):
+            raise ValueError(f"activation {self.name!r}: omega must be a positive finite number, got {self.omega!r}")
+        object.__setattr__(self, "omega", float(self.omega))
+        if self.name not in _KNOWN:
+            near = difflib.get_close_matches(self.name, _KNOWN, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            warnings.warn(
+                f"unknown activation {self.name!r}{hint}: only the permutation symmetry is used for it, and "
+                f"networks with it cannot be evaluated; known: {', '.join(sorted(_KNOWN))}",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    @staticmethod
+    def known() -> tuple[str, ...]:
+        """Names of the activations whose symmetries weightaug knows and that it can evaluate."""
+        return tuple(_KNOWN)
+
+    @property
+    def _traits(self) -> _Traits | None:
+        return _KNOWN.get(self.name)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether weightaug can evaluate this activation and knows its symmetries."""
+        return self.name in _KNOWN
+
+    @property
+    def odd(self) -> bool:
+        """phi(-z) = -phi(z): the sign symmetry."""
+        traits = self._traits
+        return traits is not None and traits.odd
+
+    @property
+    def even(self) -> bool:
+        """phi(-z) = phi(z): a sign symmetry that leaves the next layer alone."""
+        traits = self._traits
+        return traits is not None and traits.even
+
+    @property
+    def positively_homogeneous(self) -> bool:
+        """phi(c z) = c phi(z) for c > 0: the positive scale symmetry."""
+        traits = self._traits
+        return traits is not None and traits.homogeneous
+
+    @property
+    def half_period(self) -> float | None:
+        """The shift h with phi(z + h) = -phi(z), pi / omega for the sine; None if there is none."""
+        traits = self._traits
+        if traits is None or traits.half_period is None:
+            return None
+        return traits.half_period / self.omega
+
+    @property
+    def symmetries(self) -> tuple[str, ...]:
+        """Names of the exact symmetries: ``"permutation"`` and any of ``"sign"``, ``"phase"``, ``"scale"``."""
+        names = ["permutation"]
+        if self.odd or self.even:
+            names.append("sign")
+        if self.half_period is not None:
+            names.append("phase")
+        if self.positively_homogeneous:
+            names.append("scale")
+        return tuple(names)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Evaluates name(omega * z), element by element.
+
+        Raises:
+            ValueError: If the activation is unknown.
+        """
+        traits = self._traits
+        if traits is None:
+            raise ValueError(
+                f"cannot evaluate the unknown activation {self.name!r}; known: {', '.join(sorted(_KNOWN))}"
+            )
+        return traits.function(z if self.omega == 1.0 else self.omega * z)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A set of interchangeable neurons.
+
+    Args:
+        name: Unique within the architecture.
+        size: Number of neurons, at least 1.
+        activation: The non-linearity after the sum of everything that writes the space. None marks a
+            fixed space, an input or an output, whose neurons have a meaning of their own.
+    """
+
+    name: str
+    size: int
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An affine map from one space to another. Its weight has the axes (written, read, *kernel).
+
+    Args:
+        name: Unique within the architecture.
+        reads: Name of the space that it reads.
+        writes: Name of the space that it writes (adds to, when several layers write it).
+        kernel: Spatial sizes of a convolution; empty for a linear layer.
+        bias: Whether it has a bias, of shape (written,).
+    """
+
+    name: str
+    reads: str
+    writes: str
+    kernel: tuple[int, ...] = ()
+    bias: bool = True
+
+
+class Wiring(NamedTuple):
+    """How spaces and layers refer to each other, as positions instead of names.
+
+    Attributes:
+        reads: For each layer, the space that it reads.
+        writes: For each layer, the space that it writes.
+        hidden: The spaces with an activation; their order is the order in every ``GroupElement``.
+        inputs: The spaces that no layer writes.
+        outputs: The spaces that no layer reads.
+        order: Spaces in an order in which they can be evaluated.
+        read_slots: For each layer, the position of the space that it reads in ``hidden``, or None.
+        write_slots: For each layer, the position of the space that it writes in ``hidden``, or None.
+        bias_carriers: For each hidden space, the layer whose bias takes a shift of the pre-activation (the
+            first one with a bias), or None.
+    """
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    hidden: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    order: tuple[int, ...]
+    read_slots: tuple[int | None, ...]
+    write_slots: tuple[int | None, ...]
+    bias_carriers: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Spaces, and the layers between them. Frozen, hashable, comparable, JSON-able, holds no tensor.
+
+    Several layers may read or write one space, so residual and branched networks need nothing more.
+
+    Args:
+        spaces: All spaces. Those without an activation are inputs (never written) or outputs (never read).
+        layers: All layers, in the order in which an element stores their parameters.
+        output_offset: Constant that is added to every output (0.5 in the INRs of DWSNets and the paper).
+
+    Raises:
+        ValueError: If a name is used twice or refers to nothing, a size is not positive, a hidden space is
+            not both written and read, a fixed space is both, or the layers form a cycle.
+    """
+
+    spaces: tuple[Space, ...]
+    layers: tuple[Layer, ...]
+    output_offset: float = 0.0
+
+    wiring: Wiring = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "spaces", tuple(self.spaces))
+        put(self, "layers", tuple(self.layers))
+        put(self, "output_offset", float(self.output_offset))
+        self._check_fields()
+        put(self, "wiring", self._wire())
+        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hashes of strings differ between processes, so the cached one must not travel.
+        return type(self), (self.spaces, self.layers, self.output_offset)
+
+    def _check_fields(self) -> None:
+        for kind, names in (
+            ("space", [s.name for s in self.spaces]),
+            ("layer", [l.name for l in self.layers]),
+        ):
+            if not names:
+                raise ValueError(f"an architecture needs at least one {kind}, got none")
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{kind} name {name!r} is used {names.count(name)} times; names must be unique")
+        for space in self.spaces:
+            if space.size < 1:
+                raise ValueError(f"space {space.name!r}: size must be at least 1, got {space.size}")
+        known = {space.name for space in self.spaces}
+        for layer in self.layers:
+            for verb, name in (("reads", layer.reads), ("writes", layer.writes)):
+                if name not in known:
+                    raise ValueError(
+                        f"layer {layer.name!r} {verb} {name!r}, which is no space; spaces: {sorted(known)}"
+                    )
+            if any(k < 1 for k in layer.kernel):
+                raise ValueError(f"layer {layer.name!r}: kernel sizes must be positive, got {layer.kernel}")
+        if not math.isfinite(self.output_offset):
+            raise ValueError(f"output_offset must be finite, got {self.output_offset}")
+
+    def _wire(self) -> Wiring:
+        index = {space.name: i for i, space in enumerate(self.spaces)}
+        reads = tuple(index[layer.reads] for layer in self.layers)
+        writes = tuple(index[layer.writes] for layer in self.layers)
+        hidden = tuple(i for i, s in enumerate(self.spaces) if s.activation is not None)
+        for i, space in enumerate(self.spaces):
+            if i in hidden and (i not in reads or i not in writes):
+                missing = "read" if i not in reads else "written"
+                raise ValueError(f"hidden space {space.name!r} is never {missing}; a hidden space needs both")
+            if i not in hidden and i in reads and i in writes:
+                raise ValueError(
+                    f"space {space.name!r} is both written and read, so it is hidden and needs an activation; "
+                    "use Activation('identity') for a linear one"
+                )
+            if i not in reads and i not in writes:
+                raise ValueError(f"space {space.name!r} is neither read nor written by any layer")
+        slot = {space: k for k, space in enumerate(hidden)}
+        carriers = tuple(
+            next((l for l, w in enumerate(writes) if w == i and self.layers[l].bias), None) for i in hidden
+        )
+        return Wiring(
+            reads=reads,
+            writes=writes,
+            hidden=hidden,
+            inputs=tuple(i for i in range(len(self.spaces)) if i not in writes),
+            outputs=tuple(i for i in range(len(self.spaces)) if i not in reads),
+            order=self._topological_order(reads, writes),
+            read_slots=tuple(slot.get(i) for i in reads),
+            write_slots=tuple(slot.get(i) for i in writes),
+            bias_carriers=carriers,
+        )
+
+    def _topological_order(self, reads: Sequence[int], writes: Sequence[int]) -> tuple[int, ...]:
+        order: list[int] = []
+        waiting = list(range(len(self.spaces)))
+        while waiting:
+            ready = [i for i in waiting if all(r in order for r, w in zip(reads, writes, strict=True) if w == i)]
+            if not ready:
+                names = [self.spaces[i].name for i in waiting]
+                raise ValueError(f"the layers form a cycle through the spaces {names}; networks must be feed-forward")
+            order.extend(ready)
+            waiting = [i for i in waiting if i not in ready]
+        return tuple(order)
+
+    # -- constructors --------------------------------------------------------------------------------
+
+    @classmethod
+    def mlp(
+        cls,
+        sizes: Sequence[int],
+        activation: Activation | str | Sequence[Activation | str],
+        *,
+        bias: bool = True,
+        output_offset: float = 0.0,
+    ) -> Architecture:
+        """A multi-layer perceptron.
+
+        Args:
+            sizes: Widths from input to output, at least two, for example ``(2, 32, 32, 1)``.
+            activation: One for all hidden spaces, or one for each.
+            bias: Whether the layers have biases.
+            output_offset: Constant that is added to the outputs.
+
+        Raises:
+            ValueError: If there are fewer than two sizes, or as many activations as hidden spaces are not given.
+        """
+        if len(sizes) < 2:
+            raise ValueError(f"an MLP needs at least an input and an output size, got {tuple(sizes)}")
+        hidden = len(sizes) - 2
+        given = [activation] * hidden if isinstance(activation, (Activation, str)) else list(activation)
+        if len(given) != hidden:
+            raise ValueError(f"sizes {tuple(sizes)} have {hidden} hidden spaces, got {len(given)} activations")
+        acts = [Activation(a) if isinstance(a, str) else a for a in given]
+        names = ["input", *(f"hidden{i + 1}" for i in range(hidden)), "output"]
+        roles: list[Activation | None] = [None, *acts, None]
+        spaces = tuple(Space(n, int(s), a) for n, s, a in zip(names, sizes, roles, strict=True))
+        layers = tuple(Layer(f"layer{i}", names[i], names[i + 1], bias=bias) for i in range(len(sizes) - 1))
+        return cls(spaces, layers, output_offset)
+
+    @classmethod
+    def siren(
+        cls,
+        sizes: Sequence[int],
+        *,
+        omega: float = 30.0,
+        first_omega: float | None = None,
+        output_offset: float = 0.0,
+    ) -> Architecture:
+        """An MLP with sines (SIREN, Sitzmann et al. 2020).
+
+        Args:
+            sizes: Widths from input to output, for example ``(2, 32, 32, 1)``.
+            omega: Frequency of the hidden spaces.
+            first_omega: Frequency of the first hidden space; None for the same.
+            output_offset: Constant that is added to the outputs; 0.5 in the INRs of DWSNets and the paper.
+        """
+        hidden = max(len(sizes) - 2, 0)
+        omegas = [omega] * hidden
+        if first_omega is not None and omegas:
+            omegas[0] = first_omega
+        return cls.mlp(sizes, [Activation("sine", w) for w in omegas], output_offset=output_offset)
+
+    # -- look-ups ------------------------------------------------------------------------------------
+
+    @property
+    def hidden(self) -> tuple[Space, ...]:
+        """The hidden spaces, in the order that every per-space tuple follows."""
+        return tuple(self.spaces[i] for i in self.wiring.hidden)
+
+    @property
+    def inputs(self) -> tuple[Space, ...]:
+        """The spaces that no layer writes."""
+        return tuple(self.spaces[i] for i in self.wiring.inputs)
+
+    @property
+    def outputs(self) -> tuple[Space, ...]:
+        """The spaces that no layer reads."""
+        return tuple(self.spaces[i] for i in self.wiring.outputs)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the layers, in their order, form one chain from the input to the output (an MLP)."""
+        w = self.wiring
+        return len(self.spaces) == len(self.layers) + 1 and w.writes[:-1] == w.reads[1:]
+
+    def weight_shape(self, layer: int) -> tuple[int, ...]:
+        """Shape of a layer's weight without batch dimensions: (written, read, *kernel)."""
+        w = self.wiring
+        return (self.spaces[w.writes[layer]].size, self.spaces[w.reads[layer]].size, *self.layers[layer].kernel)
+
+    def bias_shape(self, layer: int) -> tuple[int, ...] | None:
+        """Shape of a layer's bias without batch dimensions, or None if it has none."""
+        return (self.spaces[self.wiring.writes[layer]].size,) if self.layers[layer].bias else None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases of one network."""
+        return sum(
+            math.prod(self.weight_shape(l)) + math.prod(self.bias_shape(l) or (0,)) for l in range(len(self.layers))
+        )
+
+    # -- JSON ----------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, as :meth:`from_dict` reads them."""
+        return {
+            "spaces": [
+                {
+                    "name": s.name,
+                    "size": s.size,
+                    "activation": None
+                    if s.activation is None
+                    else {"name": s.activation.name, "omega": s.activation.omega},
+                }
+                for s in self.spaces
+            ],
+            "layers": [
+                {"name": l.name, "reads": l.reads, "writes": l.writes, "kernel": list(l.kernel), "bias": l.bias}
+                for l in self.layers
+            ],
+            "output_offset": self.output_offset,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If a key is missing or unknown.
+        """
+        try:
+            spaces = tuple(
+                Space(s["name"], s["size"], None if s["activation"] is None else Activation(**s["activation"]))
+                for s in data["spaces"]
+            )
+            layers = tuple(
+                Layer(l["name"], l["reads"], l["writes"], tuple(l["kernel"]), l["bias"]) for l in data["layers"]
+            )
+            return cls(spaces, layers, data["output_offset"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"not an architecture: {error!r}; expected the keys that Architecture.to_dict writes"
+            ) from error
+
+    def to_json(self) -> str:
+        """The architecture as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Inverse of :meth:`to_json`."""
+        return cls.from_dict(json.loads(text))

@@ -1,0 +1,392 @@
+"""The typed container: a batch of networks of one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from weightaug.architecture import Architecture
+
+__all__ = ["WeightSpaceElement", "cat", "collate", "stack"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WeightSpaceElement:
+    """A batch of networks of one architecture. Frozen, a pytree, without labels.
+
+    The constructor checks nothing; use :meth:`from_tensors` (or :meth:`validate`) on tensors from outside.
+
+    Args:
+        architecture: The architecture that all networks of the batch share.
+        weights: One tensor per layer, ``(*batch, written, read, *kernel)``.
+        biases: One tensor per layer, ``(*batch, written)``, or None for a layer without bias.
+    """
+
+    architecture: Architecture
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...]
+
+    @classmethod
+    def from_tensors(
+        cls, architecture: Architecture, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+    ) -> WeightSpaceElement:
+        """Like the constructor, but checks shapes, dtypes, devices and finiteness.
+
+        Raises:
+            ValueError: See :meth:`validate`.
+        """
+        return cls(architecture, tuple(weights), tuple(biases)).validate()
+
+    # -- description ---------------------------------------------------------------------------------
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Shape of the batch: ``()`` is one network."""
+        weight = self.weights[0]
+        return weight.shape[: weight.dim() - 2 - len(self.architecture.layers[0].kernel)]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.weights[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the parameters."""
+        return self.weights[0].dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of one network (not of the batch)."""
+        return self.architecture.num_parameters
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields ``("<layer>.weight", tensor)`` and ``("<layer>.bias", tensor)``, layer by layer."""
+        for layer, weight, bias in zip(self.architecture.layers, self.weights, self.biases, strict=True):
+            yield f"{layer.name}.weight", weight
+            if bias is not None:
+                yield f"{layer.name}.bias", bias
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, each layer's weight before its bias."""
+        return [tensor for _, tensor in self.named_tensors()]
+
+    def __repr__(self) -> str:
+        sizes = "-".join(str(s.size) for s in self.architecture.spaces)
+        return (
+            f"WeightSpaceElement({sizes}, batch_shape={tuple(self.batch_shape)}, "
+            f"dtype={self.dtype}, device={str(self.device)!r})"
+        )
+
+    # -- checks --------------------------------------------------------------------------------------
+
+    def validate(self) -> WeightSpaceElement:
+        """Checks that the tensors fit the architecture and are finite. Reads all values.
+
+        Returns:
+            The element itself.
+
+        Raises:
+            ValueError: If the number of layers, a shape, dtype or device does not fit, a bias is missing or
+                too many, or a value is NaN or infinite. The message names the layer, what was expected and
+                what came.
+        """
+        arch = self.architecture
+        for kind, given in (("weights", self.weights), ("biases", self.biases)):
+            if len(given) != len(arch.layers):
+                raise ValueError(
+                    f"{kind}: expected one entry for each of the {len(arch.layers)} layers "
+                    f"{[l.name for l in arch.layers]}, got {len(given)}"
+                    + ("; write None for a layer without bias" if kind == "biases" else "")
+                )
+        batch = self.batch_shape
+        for i, layer in enumerate(arch.layers):
+            bias_shape = arch.bias_shape(i)
+            bias = self.biases[i]
+            if (bias is None) != (bias_shape is None):
+                came, fix = ("None", "bias=False") if bias is None else ("a tensor", "bias=True")
+                raise ValueError(
+                    f"layer {layer.name!r}: bias={layer.bias} in the architecture, but its bias is {came}; "
+                    f"declare Layer({layer.name!r}, ..., {fix}) or change the tensors"
+                )
+            self._check_tensor(f"{layer.name}.weight", self.weights[i], arch.weight_shape(i), batch)
+            if bias is not None and bias_shape is not None:
+                self._check_tensor(f"{layer.name}.bias", bias, bias_shape, batch)
+        return self
+
+    def _check_tensor(self, name: str, tensor: Tensor, shape: tuple[int, ...], batch: torch.Size) -> None:
+        expected = (*batch, *shape)
+        if tuple(tensor.shape) != expected:
+            hint = ""
+            if tuple(tensor.shape) == (*batch, *shape[1::-1], *shape[2:]) and len(shape) > 1:
+                hint = "; the axes look swapped: weights are (*batch, out, in), adapters.from_dws reads (in, out)"
+            raise ValueError(
+                f"{name}: expected shape {expected} (batch {tuple(batch)} from the first weight), "
+                f"got {tuple(tensor.shape)}{hint}"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}; convert with .float()")
+        if tensor.dtype != self.dtype or tensor.device != self.device:
+            raise ValueError(
+                f"{name}: expected {self.dtype} on {self.device} like the first weight, "
+                f"got {tensor.dtype} on {tensor.device}; convert with .to()"
+            )
+        finite = torch.isfinite(tensor)
+        if not bool(finite.all()):
+            bad = (~finite).reshape(*batch, -1).any(-1)
+            where = f" in {int(bad.sum())} of {bad.numel()} networks, first at index " + str(
+                tuple(bad.nonzero()[0].tolist())
+            )
+            raise ValueError(
+                f"{name}: {int((~finite).sum())} of {tensor.numel()} values are NaN or infinite"
+                f"{where if batch else ''}; drop those networks, or fit them again"
+            )
+
+    # -- changing form -------------------------------------------------------------------------------
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> WeightSpaceElement:
+        """A new element with a function applied to every tensor."""
+        return WeightSpaceElement(
+            self.architecture,
+            tuple([function(w) for w in self.weights]),
+            tuple([None if b is None else function(b) for b in self.biases]),
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> WeightSpaceElement:
+        """A new element on another device or of another dtype; arguments as in ``Tensor.to``."""
+        return self.map(lambda t: t.to(*args, **kwargs))
+
+    def detach(self) -> WeightSpaceElement:
+        """A new element that shares the values, cut from the autograd graph."""
+        return self.map(Tensor.detach)
+
+    def clone(self) -> WeightSpaceElement:
+        """A new element with copies of all tensors."""
+        return self.map(Tensor.clone)
+
+    def pin_memory(self) -> WeightSpaceElement:
+        """A new element in page-locked memory (``DataLoader(pin_memory=True)`` calls this)."""
+        return self.map(Tensor.pin_memory)
+
+    def __getitem__(self, index: Any) -> WeightSpaceElement:
+        """Indexes the batch dimensions only.
+
+        Raises:
+            IndexError: If the element is one network, or the index reaches beyond the batch dimensions.
+        """
+        dims = len(self.batch_shape)
+        if dims == 0:
+            raise IndexError("this element is one network (batch shape ()); only a batch can be indexed")
+        if isinstance(index, tuple):
+            used = sum(
+                (i.dim() if i.dtype == torch.bool else 1)
+                if isinstance(i, Tensor)
+                else int(i is not None and i is not ...)
+                for i in index
+            )
+            if used > dims or any(i is ... for i in index):
+                raise IndexError(f"the index {index!r} reaches beyond the batch dimensions {tuple(self.batch_shape)}")
+        elif isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() > dims:
+            raise IndexError(f"the mask of {index.dim()} dimensions reaches beyond the batch {tuple(self.batch_shape)}")
+        return self.map(lambda t: t[index])
+
+    def __len__(self) -> int:
+        """Size of the first batch dimension.
+
+        Raises:
+            TypeError: If the element is one network.
+        """
+        if not self.batch_shape:
+            raise TypeError("this element is one network (batch shape ()); it has no length")
+        return self.batch_shape[0]
+
+    def flatten(self) -> Tensor:
+        """All parameters as one tensor ``(*batch, num_parameters)``, each layer's weight before its bias."""
+        batch = self.batch_shape
+        return torch.cat([t.reshape(*batch, t.shape[len(batch) :].numel()) for t in self.tensors()], dim=-1)
+
+    @classmethod
+    def unflatten(cls, architecture: Architecture, vector: Tensor) -> WeightSpaceElement:
+        """Inverse of :meth:`flatten`; the tensors are views of the vector.
+
+        Raises:
+            ValueError: If the last dimension is not ``architecture.num_parameters``.
+        """
+        if vector.dim() == 0 or vector.shape[-1] != architecture.num_parameters:
+            raise ValueError(
+                f"expected a vector of {architecture.num_parameters} parameters in the last dimension, "
+                f"got shape {tuple(vector.shape)}"
+            )
+        batch = vector.shape[:-1]
+        weights: list[Tensor] = []
+        biases: list[Tensor | None] = []
+        start = 0
+
+        def take(shape: tuple[int, ...]) -> Tensor:
+            nonlocal start
+            size = torch.Size(shape).numel()
+            part = vector[..., start : start + size].unflatten(-1, shape)
+            start += size
+            return part
+
+        for i in range(len(architecture.layers)):
+            weights.append(take(architecture.weight_shape(i)))
+            bias_shape = architecture.bias_shape(i)
+            biases.append(None if bias_shape is None else take(bias_shape))
+        assert batch == weights[0].shape[: len(batch)]
+        return cls(architecture, tuple(weights), tuple(biases))
+
+    # -- evaluation ----------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluates every network of the batch.
+
+        Args:
+            x: Coordinates, ``(n, in)`` for all networks alike or ``(*batch, n, in)`` for each its own.
+
+        Returns:
+            Outputs, ``(*batch, n, out)``.
+
+        Raises:
+            ValueError: If x has another last dimension, or the architecture has not one input and one output.
+            NotImplementedError: If a layer is a convolution.
+        """
+        arch, wiring = self.architecture, self.architecture.wiring
+        if len(wiring.inputs) != 1 or len(wiring.outputs) != 1:
+            raise ValueError(
+                "evaluation needs one input and one output space, got inputs "
+                f"{[s.name for s in arch.inputs]} and outputs {[s.name for s in arch.outputs]}"
+            )
+        source, sink = wiring.inputs[0], wiring.outputs[0]
+        if x.dim() < 2 or x.shape[-1] != arch.spaces[source].size:
+            raise ValueError(
+                f"expected coordinates (n, {arch.spaces[source].size}) or (*batch, n, "
+                f"{arch.spaces[source].size}), got shape {tuple(x.shape)}"
+            )
+        values: dict[int, Tensor] = {source: x}
+        for space in wiring.order[1:]:
+            total: Tensor | None = None
+            for i, (read, write) in enumerate(zip(wiring.reads, wiring.writes, strict=True)):
+                if write != space:
+                    continue
+                if arch.layers[i].kernel:
+                    raise NotImplementedError(
+                        f"layer {arch.layers[i].name!r} is a convolution (kernel {arch.layers[i].kernel}); "
+                        "only linear layers can be evaluated; adapters.to_state_dicts gives its weights to your model"
+                    )
+                term = values[read] @ self.weights[i].mT
+                bias = self.biases[i]
+                if bias is not None:
+                    term = term + bias.unsqueeze(-2)
+                total = term if total is None else total + term
+            assert total is not None
+            activation = arch.spaces[space].activation
+            values[space] = total if activation is None else activation(total)
+        output = values[sink]
+        return output if arch.output_offset == 0.0 else output + arch.output_offset
+
+
+def _flatten(element: WeightSpaceElement) -> tuple[list[Any], Architecture]:
+    return [list(element.weights), list(element.biases)], element.architecture
+
+
+def _flatten_with_keys(
+    element: WeightSpaceElement,
+) -> tuple[list[tuple[pytree.KeyEntry, Any]], Architecture]:
+    return [
+        (pytree.GetAttrKey("weights"), list(element.weights)),
+        (pytree.GetAttrKey("biases"), list(element.biases)),
+    ], element.architecture
+
+
+def _unflatten(children: Any, architecture: Architecture) -> WeightSpaceElement:
+    weights, biases = children
+    return WeightSpaceElement(architecture, tuple(weights), tuple(biases))
+
+
+pytree.register_pytree_node(
+    WeightSpaceElement,
+    _flatten,
+    _unflatten,
+    serialized_type_name="weightaug.WeightSpaceElement",
+    flatten_with_keys_fn=_flatten_with_keys,
+    to_dumpable_context=Architecture.to_json,
+    from_dumpable_context=Architecture.from_json,
+)
+
+
+def _same_architecture(elements: Sequence[WeightSpaceElement], verb: str) -> Architecture:
+    if not elements:
+        raise ValueError(f"cannot {verb} an empty list of elements")
+    arch = elements[0].architecture
+    for i, element in enumerate(elements):
+        if element.architecture != arch:
+            raise ValueError(
+                f"cannot {verb} elements of different architectures: element 0 has {arch!r}, "
+                f"element {i} has {element.architecture!r}"
+            )
+    return arch
+
+
+def _join(
+    elements: Sequence[WeightSpaceElement], verb: str, join: Callable[[list[Tensor]], Tensor]
+) -> WeightSpaceElement:
+    arch = _same_architecture(elements, verb)
+    weights = tuple(join(list(ws)) for ws in zip(*(e.weights for e in elements), strict=True))
+    biases = tuple(None if bs[0] is None else join(list(bs)) for bs in zip(*(e.biases for e in elements), strict=True))
+    return WeightSpaceElement(arch, weights, biases)
+
+
+def stack(elements: Sequence[WeightSpaceElement]) -> WeightSpaceElement:
+    """Joins elements of one architecture and batch shape along a new first batch dimension.
+
+    Raises:
+        ValueError: If the list is empty or the architectures differ.
+    """
+    return _join(elements, "stack", torch.stack)
+
+
+def cat(elements: Sequence[WeightSpaceElement]) -> WeightSpaceElement:
+    """Joins batches of one architecture along their first batch dimension.
+
+    Raises:
+        ValueError: If the list is empty, the architectures differ, or an element is one network.
+    """
+    for i, element in enumerate(elements):
+        if not element.batch_shape:
+            raise ValueError(f"cannot cat element {i}: it is one network (batch shape ()); use stack")
+    return _join(elements, "cat", torch.cat)
+
+
+def collate(samples: Any) -> Any:
+    """``collate_fn`` for a DataLoader over weight-space data.
+
+    Elements are stacked, tensors and numbers become tensors with a leading batch dimension, tuples, lists
+    and dicts are collated entry by entry. A batch that the data set's ``__getitems__`` has already made (an
+    element, or a tuple that starts with one) passes through.
+
+    Args:
+        samples: What the DataLoader hands over: a list of samples, or a ready batch.
+
+    Raises:
+        ValueError: If the architectures of the elements differ.
+    """
+    if isinstance(samples, WeightSpaceElement):
+        return samples
+    if isinstance(samples, tuple) and samples and isinstance(samples[0], WeightSpaceElement):
+        return samples
+    return torch.utils.data._utils.collate.collate(samples, collate_fn_map=_collate_map())
+
+
+def _collate_map() -> dict[Any, Any]:
+    from torch.utils.data._utils.collate import default_collate_fn_map
+
+    def stack_elements(batch: Any, *, collate_fn_map: Any = None) -> WeightSpaceElement:
+        return stack(batch)
+
+    return {**default_collate_fn_map, WeightSpaceElement: stack_elements}

@@ -1,0 +1,325 @@
+"""The symmetry group of an architecture, and its action on the weights.
+
+One element of the group holds, for every hidden space, a permutation, a factor and a shift. New neuron i
+takes the pre-activation of the old neuron p(i), times the factor a(i), plus k(i) half periods::
+
+    z'_i = a_i z_{p(i)} + k_i h,        phi(z'_i) = c_i phi(z_{p(i)})
+
+and everything that reads neuron i is divided by c_i. The activation decides which a and k are allowed
+and what c is: a = +-1 for odd (c = a) and even (c = 1) activations, any a > 0 for positively homogeneous
+ones (c = a), and an integer k for the sine and cosine (c gains (-1)^k).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from weightaug.architecture import Activation, Architecture, Space
+from weightaug.element import WeightSpaceElement
+
+__all__ = ["GroupElement", "Kind", "act"]
+
+_Slots = tuple[Tensor | None, ...]
+
+
+class Kind(enum.Enum):
+    """What the tensors are that a group element acts on.
+
+    ``POINT``: weights. ``TANGENT``: differences of weights, such as momenta or update steps (no shift).
+    ``COTANGENT``: gradients of a loss with respect to the weights (no shift, inverse factors).
+    """
+
+    POINT = "point"
+    TANGENT = "tangent"
+    COTANGENT = "cotangent"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupElement:
+    """A symmetry of an architecture: one permutation, factor and shift per hidden space, batched.
+
+    Each tuple has one entry per hidden space (in the order of ``architecture.hidden``): a tensor
+    ``(*batch, size)``, or None for the identity.
+
+    Args:
+        architecture: The architecture that it acts on.
+        permutation: int64; new neuron i takes the place of old neuron ``permutation[i]``.
+        scale: Factors of the pre-activations, in the dtype of the weights. +-1 are signs.
+        shift: int64; shifts of the pre-activations, in half periods of the activation.
+    """
+
+    architecture: Architecture
+    permutation: _Slots
+    scale: _Slots
+    shift: _Slots
+
+    @classmethod
+    def identity(cls, architecture: Architecture) -> GroupElement:
+        """The neutral element."""
+        none: _Slots = (None,) * len(architecture.hidden)
+        return cls(architecture, none, none, none)
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        *,
+        permutation: _Slots | None = None,
+        scale: _Slots | None = None,
+        shift: _Slots | None = None,
+    ) -> GroupElement:
+        """A group element from the parts that are given; the others are the identity.
+
+        Raises:
+            ValueError: If a part has not one entry per hidden space, or a factor or shift is given for a
+                space whose activation has no such symmetry.
+        """
+        none: _Slots = (None,) * len(architecture.hidden)
+        group = cls(architecture, permutation or none, scale or none, shift or none)
+        for part in ("permutation", "scale", "shift"):
+            entries = getattr(group, part)
+            if len(entries) != len(none):
+                raise ValueError(
+                    f"{part}: expected one entry for each of {len(none)} hidden spaces, got {len(entries)}"
+                )
+        for space, scales, shifts in zip(architecture.hidden, group.scale, group.shift, strict=True):
+            _check_allowed(space, scales, shifts)
+        return group
+
+    # -- algebra -------------------------------------------------------------------------------------
+
+    def __call__(self, element: WeightSpaceElement, kind: Kind = Kind.POINT) -> WeightSpaceElement:
+        """Acts on an element: short for ``act(element, self, kind)``."""
+        return act(element, self, kind)
+
+    def compose(self, first: GroupElement) -> GroupElement:
+        """The element that acts like ``first`` and then ``self``: ``g.compose(h)(x) == g(h(x))``.
+
+        Raises:
+            ValueError: If the architectures differ.
+        """
+        if self.architecture != first.architecture:
+            raise ValueError(
+                f"cannot compose group elements of different architectures: {self.architecture!r} and {first.architecture!r}"
+            )
+        permutations, scales, shifts = [], [], []
+        for s in range(len(self.permutation)):
+            p2, a2, k2 = self.permutation[s], self.scale[s], self.shift[s]
+            p1, a1, k1 = first.permutation[s], first.scale[s], first.shift[s]
+            a1, k1 = _take(a1, p2), _take(k1, p2)
+            permutations.append(_take(p1, p2) if p1 is not None else p2)
+            scales.append(_combine(a2, a1, torch.mul))
+            if k1 is not None and a2 is not None:
+                k1 = k1 * a2.to(k1.dtype)  # a space with shifts has factors +-1 only
+            shifts.append(_combine(k2, k1, torch.add))
+        return GroupElement(self.architecture, tuple(permutations), tuple(scales), tuple(shifts))
+
+    def __matmul__(self, first: GroupElement) -> GroupElement:
+        return self.compose(first)
+
+    def inverse(self) -> GroupElement:
+        """The element that undoes this one: ``g.inverse()(g(x)) == x``."""
+        permutations, scales, shifts = [], [], []
+        for p, a, k in zip(self.permutation, self.scale, self.shift, strict=True):
+            back = None if p is None else p.argsort(-1)
+            if k is not None:
+                k = -k if a is None else -k * a.to(k.dtype)
+            permutations.append(back)
+            scales.append(_take(None if a is None else a.reciprocal(), back))
+            shifts.append(_take(k, back))
+        return GroupElement(self.architecture, tuple(permutations), tuple(scales), tuple(shifts))
+
+    # -- container -----------------------------------------------------------------------------------
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> GroupElement:
+        """A new group element with a function applied to every tensor."""
+        parts = (
+            tuple([None if t is None else function(t) for t in part])
+            for part in (self.permutation, self.scale, self.shift)
+        )
+        return GroupElement(self.architecture, *parts)
+
+    def to(self, device: torch.device | str) -> GroupElement:
+        """A new group element on another device."""
+        return self.map(lambda t: t.to(device))
+
+    def __getitem__(self, index: Any) -> GroupElement:
+        """Indexes the batch dimensions of every tensor."""
+        return self.map(lambda t: t[index])
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Shape of the batch; ``()`` for the identity."""
+        tensors = [t for part in (self.permutation, self.scale, self.shift) for t in part if t is not None]
+        return torch.broadcast_shapes(*(t.shape[:-1] for t in tensors)) if tensors else torch.Size(())
+
+    def __repr__(self) -> str:
+        spaces = []
+        for space, p, a, k in zip(self.architecture.hidden, self.permutation, self.scale, self.shift, strict=True):
+            parts = [n for n, t in (("permutation", p), ("scale", a), ("shift", k)) if t is not None]
+            spaces.append(f"{space.name}: {' x '.join(parts) or 'identity'}")
+        return f"GroupElement({'; '.join(spaces)}; batch_shape={tuple(self.batch_shape)})"
+
+
+pytree.register_pytree_node(
+    GroupElement,
+    lambda g: ([list(g.permutation), list(g.scale), list(g.shift)], g.architecture),
+    lambda parts, architecture: GroupElement(architecture, *(tuple(p) for p in parts)),
+    serialized_type_name="weightaug.GroupElement",
+    to_dumpable_context=Architecture.to_json,
+    from_dumpable_context=Architecture.from_json,
+)
+
+
+def _take(values: Tensor | None, permutation: Tensor | None) -> Tensor | None:
+    if values is None or permutation is None:
+        return values
+    values, permutation = torch.broadcast_tensors(values, permutation)
+    return values.gather(-1, permutation)
+
+
+def _combine(a: Tensor | None, b: Tensor | None, operation: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return operation(a, b)
+
+
+def _check_allowed(space: Space, scale: Tensor | None, shift: Tensor | None) -> None:
+    act = space.activation
+    assert act is not None
+    if scale is not None and not (act.odd or act.even or act.positively_homogeneous):
+        raise ValueError(
+            f"space {space.name!r}: a factor needs an odd, even or positively homogeneous activation, got "
+            f"{act.name!r}, whose symmetries are {act.symmetries}; use None there"
+        )
+    if shift is not None and act.half_period is None:
+        raise ValueError(
+            f"space {space.name!r}: a phase shift needs a sine or cosine activation, got {act.name!r}, whose "
+            f"symmetries are {act.symmetries}; use None there"
+        )
+
+
+def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POINT) -> WeightSpaceElement:
+    """Applies a group element to weights (or to steps or gradients): the one function behind every symmetry.
+
+    The networks compute the same function before and after. Batch shapes broadcast, so one network and a
+    batch of group elements give that many equivalent networks. Tensors that the group element does not
+    touch are passed on, not copied.
+
+    Args:
+        element: Weights, ``(*batch, ...)``; with ``kind`` also momenta or gradients in the same form.
+        group: The symmetry to apply.
+        kind: What the tensors are; see :class:`Kind`.
+
+    Raises:
+        ValueError: If the architectures differ, or a factor or shift is given for a space whose activation
+            has no such symmetry.
+    """
+    arch = element.architecture
+    if group.architecture is not arch and group.architecture != arch:
+        raise ValueError(
+            f"the group element is for another architecture: expected {arch!r}, got {group.architecture!r}"
+        )
+    element = _broadcast(element, group)
+    rows, columns, offsets = _factors(element.dtype, group, kind)
+    wiring = arch.wiring
+    weights: list[Tensor] = []
+    biases: list[Tensor | None] = []
+    for i, (weight, bias) in enumerate(zip(element.weights, element.biases, strict=True)):
+        written, read = wiring.write_slots[i], wiring.read_slots[i]
+        kernel = len(arch.layers[i].kernel)
+        moved = weight
+        if written is not None:
+            moved = _move(weight, moved, group.permutation[written], rows[written], 0, 1 + kernel)
+            if bias is not None:
+                new = _move(bias, bias, group.permutation[written], rows[written], 0, 0)
+                offset = offsets[written]
+                if offset is not None and wiring.bias_carriers[written] == i:
+                    new = bias + offset if new is bias else new.add_(offset)
+                bias = new
+        if read is not None:
+            moved = _move(weight, moved, group.permutation[read], columns[read], 1, kernel)
+        weights.append(moved)
+        biases.append(bias)
+    return WeightSpaceElement(arch, tuple(weights), tuple(biases))
+
+
+def _broadcast(element: WeightSpaceElement, group: GroupElement) -> WeightSpaceElement:
+    batch = element.batch_shape
+    for part in (group.permutation, group.scale, group.shift):
+        for tensor in part:
+            if tensor is not None and tensor.shape[:-1] != batch:
+                shape = torch.broadcast_shapes(batch, group.batch_shape)
+                return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :]))
+    return element
+
+
+def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slots, _Slots, _Slots]:
+    """Per hidden space: what multiplies the rows, what multiplies the columns, what is added to the bias."""
+    arch = group.architecture
+    rows: list[Tensor | None] = []
+    columns: list[Tensor | None] = []
+    offsets: list[Tensor | None] = []
+    for slot, (space, scale, shift) in enumerate(zip(arch.hidden, group.scale, group.shift, strict=True)):
+        _check_allowed(space, scale, shift)
+        activation = space.activation
+        assert activation is not None
+        row, column = scale, _output_factor(activation, scale)
+        if kind is Kind.COTANGENT and activation.positively_homogeneous:
+            row = None if row is None else row.reciprocal()
+            column = None if column is None else column.reciprocal()
+        offset = None
+        if shift is not None:
+            parity = 1 - 2 * (shift & 1).to(dtype)
+            column = parity if column is None else column * parity
+            if arch.wiring.bias_carriers[slot] is None:
+                raise ValueError(
+                    f"space {space.name!r}: a phase shift needs a bias to move, and no layer that writes it has "
+                    "one; give a layer bias=True (with zeros), or leave this space out"
+                )
+            period = activation.half_period
+            assert period is not None
+            if kind is Kind.POINT:
+                offset = shift.to(dtype) * period
+        rows.append(row)
+        columns.append(column)
+        offsets.append(offset)
+    return tuple(rows), tuple(columns), tuple(offsets)
+
+
+def _output_factor(activation: Activation, scale: Tensor | None) -> Tensor | None:
+    """1 / c without the parity: what everything that reads the space is multiplied with."""
+    if scale is None or (activation.even and not activation.positively_homogeneous):
+        return None
+    if activation.even:
+        return scale.abs().reciprocal()
+    # Signs are their own reciprocals.
+    return scale.reciprocal() if activation.positively_homogeneous else scale
+
+
+def _move(
+    original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, before: int, after: int
+) -> Tensor:
+    """Gathers and multiplies along one axis, with ``before`` and ``after`` other axes beside the batch.
+
+    Writes into ``current`` if that is no longer the caller's tensor, so that one call of :func:`act` makes
+    one new tensor per parameter when there are no permutations.
+    """
+    if permutation is not None:
+        index = _spread(permutation, before, after).expand(current.shape)
+        current = current.gather(current.dim() - 1 - after, index)
+    if factor is not None:
+        factor = _spread(factor, before, after)
+        current = current * factor if current is original else current.mul_(factor)
+    return current
+
+
+def _spread(values: Tensor, before: int, after: int) -> Tensor:
+    return values.reshape(*values.shape[:-1], *(1,) * before, values.shape[-1], *(1,) * after)
