@@ -1,0 +1,43 @@
+"""Linear assignment for batches of small square matrices."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+__all__ = ["assign", "on_device_solver"]
+
+
+def on_device_solver() -> bool:
+    """Whether ``torch-linear-assignment`` is installed, which solves assignments without leaving the GPU."""
+    return importlib.util.find_spec("torch_linear_assignment") is not None
+
+
+def assign(score: Tensor) -> Tensor:
+    """The assignment of columns to rows with the largest total score, for each matrix of a batch.
+
+    CUDA tensors are solved on the device if ``torch-linear-assignment`` is installed. Everything else is
+    solved by scipy on the host, exactly, one matrix after the other; scipy releases the GIL, so callers may
+    run several batches in threads.
+
+    Args:
+        score: ``(batch, n, n)``, finite.
+
+    Returns:
+        int64 ``(batch, n)`` on the same device: row i gets column ``assignment[i]``.
+    """
+    if score.is_cuda and on_device_solver():
+        solver = importlib.import_module("torch_linear_assignment")
+        columns: Tensor = solver.batch_linear_assignment(score.neg())
+        return columns.to(torch.int64)
+    # scipy negates (and copies) one matrix at a time for maximize=True; once for all is cheaper.
+    costs = score.neg().to("cpu", torch.float64).numpy()
+    result = np.empty(costs.shape[:2], dtype=np.int64)
+    for i in range(len(costs)):
+        result[i] = linear_sum_assignment(costs[i])[1]
+    return torch.from_numpy(result).to(score.device)

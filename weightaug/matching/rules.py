@@ -1,0 +1,166 @@
+"""Which symmetries a matching uses in each hidden space, and the features that it compares there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from weightaug.architecture import Architecture
+from weightaug.element import WeightSpaceElement
+
+__all__ = ["Features", "Rule", "Symmetry", "check_pair", "neighbours", "resolve"]
+
+Symmetry = str | Collection[str]
+
+_NAMES = ("permutation", "sign", "phase", "scale")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The symmetries in use in one hidden space, besides permutation.
+
+    Attributes:
+        sign: "odd" flips rows and columns together, "even" the rows alone, None is no sign.
+        half_period: The phase step, or None without phases.
+        scale: Whether positive factors are in use.
+    """
+
+    sign: Literal["odd", "even"] | None = None
+    half_period: float | None = None
+    scale: bool = False
+
+
+def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
+    """One rule per hidden space.
+
+    Args:
+        architecture: The architecture.
+        symmetry: ``"auto"`` for all that each activation allows, or one or several of ``"permutation"``,
+            ``"sign"``, ``"phase"`` and ``"scale"``; permutation is always among them.
+
+    Raises:
+        ValueError: If a name is unknown, or no hidden space has the symmetry.
+    """
+    hidden = architecture.hidden
+    auto = isinstance(symmetry, str) and symmetry == "auto"
+    names = set(_NAMES) if auto else ({symmetry} if isinstance(symmetry, str) else set(symmetry))
+    unknown = sorted(names - set(_NAMES))
+    if unknown or not names:
+        raise ValueError(
+            f"symmetry: expected 'auto' or one or several of {_NAMES}, got {unknown[0] if unknown else symmetry!r}"
+        )
+    rules = []
+    found = {"permutation"}
+    for slot, space in enumerate(hidden):
+        act = space.activation
+        assert act is not None
+        has = set(act.symmetries) & names
+        if architecture.wiring.bias_carriers[slot] is None:
+            has -= {"phase"}  # nothing could carry the shift
+        found |= has
+        rules.append(
+            Rule(
+                sign=None if "sign" not in has else "odd" if act.odd else "even",
+                half_period=act.half_period if "phase" in has else None,
+                scale="scale" in has,
+            )
+        )
+    missing = sorted(names - found)
+    if missing and not auto and hidden:
+        spaces = "; ".join(f"{s.name} ({s.activation.name}): {s.activation.symmetries}" for s in hidden if s.activation)
+        raise ValueError(
+            f"symmetry {missing[0]!r}: no hidden space has it (a phase also needs a bias); the spaces have {spaces}; "
+            "use symmetry='auto' for all that exist"
+        )
+    return tuple(rules)
+
+
+def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "match") -> None:
+    """Checks that two elements can be matched.
+
+    Raises:
+        ValueError: If the architectures, batch shapes, dtypes or devices differ, or a value is NaN or infinite.
+    """
+    if a.architecture != b.architecture:
+        raise ValueError(
+            f"cannot {verb} networks of different architectures: a has {a.architecture!r}, b has {b.architecture!r}"
+        )
+    if a.batch_shape != b.batch_shape:
+        raise ValueError(
+            f"cannot {verb} batches of different shapes: expected {tuple(a.batch_shape)} like a, got "
+            f"{tuple(b.batch_shape)} for b; pairs are matched one by one, align_to takes one reference for a batch"
+        )
+    if a.device != b.device:
+        raise ValueError(f"cannot {verb} networks on different devices: a is on {a.device}, b on {b.device}")
+    check_finite(a, "a")
+    check_finite(b, "b")
+
+
+def check_finite(element: WeightSpaceElement, role: str) -> None:
+    """Checks that all values are finite.
+
+    Raises:
+        ValueError: If not; the message names the parameter and the first network.
+    """
+    for name, tensor in element.named_tensors():
+        finite = torch.isfinite(tensor)
+        if not bool(finite.all()):
+            dims = len(element.batch_shape)
+            networks = (~finite).flatten(dims).any(-1)
+            at = f", first in network {tuple(networks.nonzero()[0].tolist())}" if dims else ""
+            raise ValueError(
+                f"{role}, {name}: expected finite values, got {int((~finite).sum())} NaN or infinite{at}; drop "
+                "those networks, or fit them again"
+            )
+
+
+class Features(NamedTuple):
+    """What identifies the neurons of one space, one row per neuron.
+
+    Attributes:
+        rows: Incoming weights and biases, ``(batch, n, d)``.
+        columns: Outgoing weights, ``(batch, n, e)``.
+        bias: The bias that phases move, ``(batch, n)``; None if the space uses no phases (it is in ``rows`` then).
+    """
+
+    rows: Tensor
+    columns: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, x: WeightSpaceElement, slot: int, rule: Rule) -> Features:
+        """Collects the features of one hidden space from a flat batch."""
+        wiring = x.architecture.wiring
+        rows: list[Tensor] = []
+        columns: list[Tensor] = []
+        moving: Tensor | None = None
+        for l, (weight, bias) in enumerate(zip(x.weights, x.biases, strict=True)):
+            if wiring.write_slots[l] == slot:
+                rows.append(weight.flatten(2))
+                if bias is not None:
+                    if rule.half_period is not None and wiring.bias_carriers[slot] == l:
+                        moving = bias
+                    else:
+                        rows.append(bias.unsqueeze(-1))
+            if wiring.read_slots[l] == slot:
+                columns.append(weight.transpose(1, 2).flatten(2))
+        return cls(_cat(rows), _cat(columns), moving)
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def neighbours(architecture: Architecture) -> tuple[tuple[int, ...], ...]:
+    """For each hidden space, the hidden spaces that share a layer with it."""
+    wiring = architecture.wiring
+    result: list[set[int]] = [set() for _ in wiring.hidden]
+    for read, write in zip(wiring.read_slots, wiring.write_slots, strict=True):
+        if read is not None and write is not None:
+            result[read].add(write)
+            result[write].add(read)
+    return tuple(tuple(sorted(r)) for r in result)
