@@ -230,7 +230,7 @@ class WeightSpaceElement:
         def take(shape: tuple[int, ...]) -> Tensor:
             nonlocal start
             size = torch.Size(shape).numel()
-            part = vector[..., start : start + size].unflatten(-1, shape)
+            part = vector[..., start : start + size].view(*batch, *shape)
             start += size
             return part
 
@@ -238,7 +238,6 @@ class WeightSpaceElement:
             weights.append(take(architecture.weight_shape(i)))
             bias_shape = architecture.bias_shape(i)
             biases.append(None if bias_shape is None else take(bias_shape))
-        assert batch == weights[0].shape[: len(batch)]
         return cls(architecture, tuple(weights), tuple(biases))
 
     # -- evaluation ----------------------------------------------------------------------------------

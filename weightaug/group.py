@@ -107,7 +107,8 @@ class GroupElement:
         """
         if self.architecture != first.architecture:
             raise ValueError(
-                f"cannot compose group elements of different architectures: {self.architecture!r} and {first.architecture!r}"
+                "cannot compose group elements of different architectures: "
+                f"{self.architecture!r} and {first.architecture!r}"
             )
         permutations, scales, shifts = [], [], []
         for s in range(len(self.permutation)):
@@ -253,12 +254,11 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
 
 def _broadcast(element: WeightSpaceElement, group: GroupElement) -> WeightSpaceElement:
     batch = element.batch_shape
-    for part in (group.permutation, group.scale, group.shift):
-        for tensor in part:
-            if tensor is not None and tensor.shape[:-1] != batch:
-                shape = torch.broadcast_shapes(batch, group.batch_shape)
-                return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :]))
-    return element
+    parts = (*group.permutation, *group.scale, *group.shift)
+    if all([t is None or t.shape[:-1] == batch for t in parts]):
+        return element
+    shape = torch.broadcast_shapes(batch, group.batch_shape)
+    return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :]))
 
 
 def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slots, _Slots, _Slots]:

@@ -1,0 +1,40 @@
+"""Transforms, by family: what they preserve decides where they are."""
+
+from weightaug.transforms.base import Params, Preserves, Transform, slice_params
+from weightaug.transforms.compose import Compose, OneOf, RandomApply, RandomOrder
+from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
+from weightaug.transforms.labels import LabelSmoothing
+from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
+from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
+from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
+
+__all__ = [
+    "Affine",
+    "AlignedMixup",
+    "Compose",
+    "Dropout",
+    "GaussianNoise",
+    "InputMap",
+    "LabelSmoothing",
+    "MixParams",
+    "Mixup",
+    "OneOf",
+    "Params",
+    "Permute",
+    "PermutedMixup",
+    "Pool",
+    "Preserves",
+    "QuantileDropout",
+    "RandomApply",
+    "RandomOrder",
+    "ReLUScale",
+    "Reflect",
+    "Rotate",
+    "Scale",
+    "SelfMixup",
+    "SirenBias",
+    "SirenNegation",
+    "Transform",
+    "Translate",
+    "slice_params",
+]

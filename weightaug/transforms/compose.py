@@ -1,0 +1,283 @@
+"""Containers: transforms of transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightaug.architecture import Architecture
+from weightaug.element import WeightSpaceElement
+from weightaug.functional import lead
+from weightaug.transforms.base import Params, Preserves, Transform, check_range
+
+__all__ = ["Compose", "OneOf", "RandomApply", "RandomOrder"]
+
+
+def _select(chosen: Tensor, new: WeightSpaceElement, old: WeightSpaceElement) -> WeightSpaceElement:
+    """The new network where chosen, the old one, bit for bit, elsewhere."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return a if a is b else torch.where(lead(chosen, a), a, b)
+
+    weights = tuple([pick(a, b) for a, b in zip(new.weights, old.weights, strict=True)])
+    biases = tuple(
+        [None if a is None or b is None else pick(a, b) for a, b in zip(new.biases, old.biases, strict=True)]
+    )
+    return WeightSpaceElement(new.architecture, weights, biases)
+
+
+def _select_target(chosen: Tensor, new: Any, old: Any) -> Any:
+    if new is old:
+        return old
+    return torch.where(lead(chosen.to(new.device), new), new, old)
+
+
+class _Container(Transform):
+    """What containers share: a tuple of transforms, and properties that follow from them."""
+
+    transforms: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transforms", tuple(self.transforms))
+        for i, transform in enumerate(self.transforms):
+            if not isinstance(transform, Transform):
+                raise TypeError(
+                    f"{type(self).__name__}: entry {i} must be a Transform, got {transform!r}"
+                    + ("; write the call, e.g. SirenNegation()" if isinstance(transform, type) else "")
+                )
+
+    @property
+    def preserves(self) -> Preserves:  # type: ignore[override]
+        """What the weakest of the transforms preserves."""
+        return min((t.preserves for t in self.transforms), default=Preserves.FUNCTION)
+
+    @property
+    def reads_values(self) -> bool:  # type: ignore[override]
+        """Whether any of the transforms looks at the weights when it draws."""
+        return any(t.reads_values for t in self.transforms)
+
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]
+        """Whether any of the transforms mixes."""
+        return any(t.mixes for t in self.transforms)
+
+    def check(self, architecture: Architecture) -> None:
+        for transform in self.transforms:
+            transform.check(architecture)
+
+
+@dataclass(frozen=True)
+class Compose(_Container):
+    """Applies transforms one after the other. Preserves what the weakest of them preserves.
+
+    Args:
+        transforms: Any number of transforms, mixing ones included.
+
+    Raises:
+        TypeError: If an entry is not a transform.
+    """
+
+    transforms: tuple[Transform, ...] = ()
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
+        self.check(element.architecture)
+        # A transform that looks at values has to see what those before it made; others need no values.
+        last_reader = max((i for i, t in enumerate(self.transforms) if t.reads_values), default=0)
+        params = []
+        for i, transform in enumerate(self.transforms):
+            params.append(transform.sample(element, generator=generator))
+            if i < last_reader:
+                element = transform.apply(element, params[-1])
+        return tuple(params)
+
+    def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
+        for transform, drawn in zip(self.transforms, params, strict=True):
+            element = transform.apply(element, drawn)
+        return element
+
+    def sample_apply(
+        self, element: WeightSpaceElement, *, generator: torch.Generator | None = None
+    ) -> tuple[WeightSpaceElement, Params]:
+        self.check(element.architecture)
+        params = []
+        for transform in self.transforms:
+            element, drawn = transform.sample_apply(element, generator=generator)
+            params.append(drawn)
+        return element, tuple(params)
+
+    def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
+        for transform, drawn in zip(self.transforms, params, strict=True):
+            targets = transform.apply_targets(targets, drawn)
+        return targets
+
+
+@dataclass(frozen=True)
+class RandomApply(Transform):
+    """Applies a transform to each network with probability p; the others stay, bit for bit.
+
+    Draws one decision per network, and what the inner transform draws, for all networks.
+
+    Args:
+        transform: What is applied.
+        p: Probability per network, in [0, 1].
+    """
+
+    transform: Transform
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transform, Transform):
+            raise TypeError(f"RandomApply: transform must be a Transform, got {self.transform!r}")
+        check_range(self, "p", self.p, 0, 1)
+
+    @property
+    def preserves(self) -> Preserves:  # type: ignore[override]
+        """What the inner transform preserves."""
+        return self.transform.preserves
+
+    @property
+    def reads_values(self) -> bool:  # type: ignore[override]
+        """Whether the inner transform looks at the weights when it draws."""
+        return self.transform.reads_values
+
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]
+        """Whether the inner transform mixes."""
+        return self.transform.mixes
+
+    def check(self, architecture: Architecture) -> None:
+        self.transform.check(architecture)
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
+        chosen = _uniform(element, (), generator) < self.p
+        return chosen, self.transform.sample(element, generator=generator)
+
+    def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
+        chosen, inner = params
+        return _select(chosen, self.transform.apply(element, inner), element)
+
+    def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
+        chosen, inner = params
+        changed = self.transform.apply_targets(targets, inner)
+        return tuple([_select_target(chosen, new, old) for new, old in zip(changed, targets, strict=True)])
+
+
+@dataclass(frozen=True)
+class OneOf(_Container):
+    """Applies one of several transforms to each network, drawn per network.
+
+    All are computed for all networks, so that nothing depends on the host: the cost is their sum.
+
+    Args:
+        transforms: At least one transform.
+        weights: Relative probabilities, not negative, one per transform; None for equal ones.
+
+    Raises:
+        ValueError: If there is no transform, or the weights do not fit.
+    """
+
+    transforms: tuple[Transform, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.transforms:
+            raise ValueError("OneOf needs at least one transform")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+            if (
+                len(self.weights) != len(self.transforms)
+                or min(self.weights) < 0
+                or not 0 < sum(self.weights) < float("inf")
+            ):
+                raise ValueError(
+                    f"OneOf: weights must be {len(self.transforms)} numbers, not negative and not all zero, "
+                    f"got {self.weights}"
+                )
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
+        self.check(element.architecture)
+        weights = torch.tensor(self.weights or (1.0,) * len(self.transforms), dtype=torch.float64)
+        edges = (weights / weights.sum()).cumsum(0)[:-1].to(element.device)
+        choice = torch.searchsorted(edges, _uniform(element, (), generator), right=True)
+        return choice, tuple([t.sample(element, generator=generator) for t in self.transforms])
+
+    def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
+        choice, drawn = params
+        result = element
+        for i, (transform, inner) in enumerate(zip(self.transforms, drawn, strict=True)):
+            result = _select(choice == i, transform.apply(element, inner), result)
+        return result
+
+    def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
+        choice, drawn = params
+        results = list(targets)
+        for i, (transform, inner) in enumerate(zip(self.transforms, drawn, strict=True)):
+            changed = transform.apply_targets(targets, inner)
+            results = [_select_target(choice == i, new, old) for new, old in zip(changed, results, strict=True)]
+        return tuple(results)
+
+
+@dataclass(frozen=True)
+class RandomOrder(_Container):
+    """Applies all of several transforms, in an order drawn per network.
+
+    With k transforms the cost is k times their sum, so that nothing depends on the host.
+
+    Args:
+        transforms: Transforms that neither mix nor look at the weights when they draw.
+
+    Raises:
+        ValueError: If a transform mixes or looks at the weights: its partners would be in another order.
+    """
+
+    transforms: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for transform in self.transforms:
+            if transform.mixes or transform.reads_values:
+                raise ValueError(
+                    f"RandomOrder cannot hold {transform!r}, which looks at other networks or at the weights when "
+                    "it draws; put it after the RandomOrder in a Compose"
+                )
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
+        self.check(element.architecture)
+        order = _uniform(element, (len(self.transforms),), generator).argsort(-1)
+        return order, tuple([t.sample(element, generator=generator) for t in self.transforms])
+
+    def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
+        result: WeightSpaceElement = self._steps(element, params, lambda t, x, inner: t.apply(x, inner), _select)
+        return result
+
+    def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
+        def one(transform: Transform, target: Any, inner: Params) -> Any:
+            return transform.apply_targets((target,), inner)[0]
+
+        return tuple([self._steps(target, params, one, _select_target) for target in targets])
+
+    def _steps(
+        self,
+        value: Any,
+        params: Params,
+        apply: Callable[[Transform, Any, Params], Any],
+        select: Callable[[Tensor, Any, Any], Any],
+    ) -> Any:
+        order, drawn = params
+        for step in range(len(self.transforms)):
+            before = value
+            for i, (transform, inner) in enumerate(zip(self.transforms, drawn, strict=True)):
+                value = select(order[..., step] == i, apply(transform, before, inner), value)
+        return value
+
+
+def _uniform(element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Uniform in [0, 1) in double precision, so that p = 1 and p = 0 mean always and never."""
+    device = element.device if generator is None else generator.device
+    drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float64, generator=generator, device=device)
+    return drawn.to(element.device)

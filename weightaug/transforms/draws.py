@@ -1,0 +1,70 @@
+"""Random draws on the generator's device, one per element of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weightaug.element import WeightSpaceElement
+
+
+def empty(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """An unfilled tensor ``(*batch, *shape)`` of the element's dtype on the device where draws happen."""
+    device = element.device if generator is None else generator.device
+    return torch.empty((*element.batch_shape, *shape), dtype=element.dtype, device=device)
+
+
+def uniform(
+    element: WeightSpaceElement,
+    shape: Sequence[int],
+    low: float,
+    high: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Uniform in [low, high)."""
+    return empty(element, shape, generator).uniform_(low, high, generator=generator).to(element.device)
+
+
+def normal(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Standard normal."""
+    return empty(element, shape, generator).normal_(generator=generator).to(element.device)
+
+
+def bernoulli(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
+    """1 with probability p, else 0, in the element's dtype."""
+    return empty(element, shape, generator).bernoulli_(p, generator=generator).to(element.device)
+
+
+def integers(
+    element: WeightSpaceElement,
+    shape: Sequence[int],
+    low: int,
+    high: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Uniform integers in [low, high], both ends included, as int64."""
+    device = element.device if generator is None else generator.device
+    drawn = torch.randint(low, high + 1, (*element.batch_shape, *shape), generator=generator, device=device)
+    return drawn.to(element.device)
+
+
+def permutation(element: WeightSpaceElement, size: int, generator: torch.Generator | None) -> Tensor:
+    """Uniform permutations ``(*batch, size)``, int64."""
+    device = element.device if generator is None else generator.device
+    keys = torch.rand((*element.batch_shape, size), generator=generator, device=device)
+    return keys.argsort(-1).to(element.device)
+
+
+def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator | None) -> Tensor:
+    """Beta(alpha, alpha), one number per element: the inverse distribution function of one uniform draw."""
+    if alpha == 1.0:
+        return uniform(element, (), 0.0, 1.0, generator)
+    # torch has no Beta with a generator; one number per network is little enough for the host.
+    from scipy.special import betaincinv
+
+    device = element.device if generator is None else generator.device
+    drawn = torch.rand(element.batch_shape, generator=generator, device=device, dtype=torch.float64)
+    values = torch.as_tensor(betaincinv(alpha, alpha, drawn.cpu().numpy()))
+    return values.to(element.device, element.dtype)

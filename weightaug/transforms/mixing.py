@@ -1,0 +1,278 @@
+"""Weight-space mixup: interpolation between two networks and their targets (paper section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from weightaug.architecture import Architecture
+from weightaug.element import WeightSpaceElement
+from weightaug.functional import TargetMode, mix, mix_target
+from weightaug.group import GroupElement, act
+from weightaug.transforms import draws
+from weightaug.transforms.base import Params, Transform, check_range
+from weightaug.transforms.noise import GaussianNoise
+from weightaug.transforms.symmetry import Permute
+
+__all__ = ["AlignedMixup", "MixParams", "Mixup", "PermutedMixup", "Pool", "SelfMixup"]
+
+
+class Pool:
+    """Networks that mixing may draw partners from, with their targets.
+
+    Args:
+        element: Networks, with one batch dimension of at least 1.
+        *targets: Their targets, with the same leading dimension: one for every target in the call.
+
+    Raises:
+        ValueError: If the pool is empty, or not of one batch dimension, or a target has another length.
+    """
+
+    def __init__(self, element: WeightSpaceElement, *targets: Tensor) -> None:
+        if len(element.batch_shape) != 1 or element.batch_shape[0] == 0:
+            raise ValueError(f"a pool needs batch shape (n,) with n >= 1, got {tuple(element.batch_shape)}")
+        for i, target in enumerate(targets):
+            if target.shape[:1] != element.batch_shape:
+                raise ValueError(
+                    f"pool: target {i} has shape {tuple(target.shape)}, expected the leading dimension {len(element)}"
+                )
+        self.element = element
+        self.targets = targets
+
+    def __repr__(self) -> str:
+        return f"Pool({self.element!r}, targets={len(self.targets)})"
+
+
+class MixParams(NamedTuple):
+    """What mixing draws.
+
+    Attributes:
+        partner: int64 ``(*batch,)``; position of the partner in the flattened batch, or in the pool.
+        lam: ``(*batch,)``; the weight of the element itself.
+        group: What the partner is moved by before mixing, or None.
+    """
+
+    partner: Tensor
+    lam: Tensor
+    group: GroupElement | None
+
+
+@dataclass(frozen=True)
+class Mixup(Transform):
+    """Interpolates each network with a partner: lam x + (1 - lam) x'. Preserves nothing.
+
+    Draws lam per network from Beta(alpha, alpha), and the partners: a random cycle through the batch, so
+    that nobody is its own partner, or uniform draws from a pool. In a batch of one without a pool there is
+    no partner, and the network stays. Targets are interpolated with the same lam. Source: paper section 4
+    ("weight-space mixup", with lam uniform, alpha = 1).
+
+    Args:
+        alpha: Parameter of the Beta distribution, above 0. 1 is uniform.
+        targets: ``"mix"``: interpolate floating targets; ``"dominant"``: take those of the network with the
+            larger weight; ``"keep"``: leave them.
+        pool: Where partners come from; None for the batch itself. A transform with a pool holds data, so it
+            has no ``asdict`` form, and its ``repr`` does not evaluate back.
+
+    Raises:
+        ValueError: When called on one network (batch shape ``()``) without a pool, or with a pool of another
+            architecture, or if a setting is out of range.
+        TypeError: When integer targets are to be mixed.
+    """
+
+    mixes: ClassVar[bool] = True
+
+    alpha: float = 1.0
+    targets: TargetMode = "mix"
+    pool: Pool | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_range(self, "alpha", self.alpha, 0)
+        if self.alpha == 0:
+            raise ValueError(f"{type(self).__name__}: alpha must be above 0, got 0")
+        if self.targets not in ("mix", "dominant", "keep"):
+            raise ValueError(
+                f"{type(self).__name__}: targets must be 'mix', 'dominant' or 'keep', got {self.targets!r}"
+            )
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises a ValueError if the pool holds networks of another architecture."""
+        if self.pool is not None and self.pool.element.architecture != architecture:
+            raise ValueError(
+                f"{type(self).__name__}: cannot mix networks of different architectures: the batch has "
+                f"{architecture!r}, the pool {self.pool.element.architecture!r}"
+            )
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> MixParams:
+        self.check(element.architecture)
+        lam = draws.beta(element, self.alpha, generator)
+        if self.pool is not None:
+            partner = draws.integers(element, (), 0, len(self.pool.element) - 1, generator)
+            return self._moved(element, MixParams(partner, lam, None), generator)
+        if not element.batch_shape:
+            raise ValueError(
+                f"{type(self).__name__} found one network (batch shape ()), which has no partner; expected a "
+                "batch: mix after collating, or give pool=Pool(networks, targets)"
+            )
+        count = lam.numel()
+        cycle = draws.permutation(element[(0,) * len(element.batch_shape)] if count else element, count, generator)
+        if count == 0:
+            partner = lam.long()
+        else:
+            partner = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1)).view(lam.shape)
+        if count == 1:
+            lam = torch.ones_like(lam)
+        return self._moved(element, MixParams(partner, lam, None), generator)
+
+    def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
+        """Fills in what the partners are moved by."""
+        return params
+
+    def _partners(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
+        if self.pool is not None:
+            pool = self.pool.element
+            if pool.device != element.device or pool.dtype != element.dtype:
+                raise ValueError(
+                    f"the pool is {pool.dtype} on {pool.device}, the batch {element.dtype} on {element.device}; "
+                    "move the pool with Pool(element.to(...), ...)"
+                )
+            return pool[params.partner]
+        dims = len(element.batch_shape)
+        flat = element if dims == 1 else element.map(lambda t: t.flatten(0, dims - 1))
+        return flat[params.partner]
+
+    def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
+        partners = self._partners(element, params)
+        if params.group is not None:
+            partners = act(partners, params.group)
+        return mix(element, partners, params.lam)
+
+    def apply_targets(self, targets: tuple[Any, ...], params: MixParams) -> tuple[Any, ...]:
+        if self.pool is None or self.targets == "keep":
+            return super().apply_targets(targets, params)
+        if len(self.pool.targets) != len(targets):
+            raise ValueError(
+                f"{type(self).__name__}: called with {len(targets)} targets, but the pool holds "
+                f"{len(self.pool.targets)}; make it Pool(networks, ...) with one tensor for each"
+            )
+        return tuple(
+            [
+                mix_target(own, other[params.partner.to(other.device)], params.lam.to(own.device), self.targets)
+                for own, other in zip(targets, self.pool.targets, strict=True)
+            ]
+        )
+
+    def apply_target(self, target: Any, params: MixParams) -> Any:
+        if self.targets == "keep":
+            return target
+        if not isinstance(target, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}: targets must be tensors with leading batch dimensions, got "
+                f"{type(target).__name__}; use targets='keep' to leave them"
+            )
+        lam = params.lam.to(target.device)
+        if target.shape[: lam.dim()] != lam.shape:
+            raise ValueError(
+                f"{type(self).__name__}: targets must lead with the batch shape {tuple(lam.shape)}, "
+                f"got {tuple(target.shape)}"
+            )
+        flat = target if lam.dim() == 1 else target.flatten(0, lam.dim() - 1)
+        return mix_target(target, flat[params.partner.to(target.device)], lam, self.targets)
+
+
+@dataclass(frozen=True)
+class PermutedMixup(Mixup):
+    """Mixup with a partner whose neurons are reordered at random. Preserves nothing.
+
+    Draws what :class:`Mixup` draws, and a uniform permutation per hidden space of every partner. More
+    diverse than Mixup, and as far from aligned. Source: paper section 4 ("randomized weight space mixup").
+    """
+
+    def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
+        group = Permute().sample(element, generator=generator)
+        if self.pool is None and params.lam.numel() == 1:
+            return params
+        return params._replace(group=group)
+
+
+@dataclass(frozen=True)
+class AlignedMixup(Mixup):
+    """Mixup with a partner that is first aligned to the network. Preserves nothing.
+
+    Draws what :class:`Mixup` draws; the alignment is ``weightaug.matching.match``, computed in ``sample``,
+    on the host where it has to be. Source: paper section 4 ("matching based weight space mixup"), which
+    aligns over permutations: ``symmetry="permutation"``.
+
+    Args:
+        symmetry: ``"auto"``: everything that the activations allow (signs, phases, positive scales);
+            ``"permutation"``: permutations only, as in the paper.
+    """
+
+    reads_values: ClassVar[bool] = True
+
+    symmetry: str = field(default="auto", kw_only=True)
+
+    def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
+        from weightaug.matching import match
+
+        if params.lam.numel() == 0 or (self.pool is None and params.lam.numel() == 1):
+            return params
+        partners = self._partners(element, params)
+        return params._replace(group=match(element, partners, symmetry=self.symmetry))
+
+
+@dataclass(frozen=True)
+class SelfMixup(Transform):
+    """Interpolates each network with an augmented copy of itself, aligned back to it. Preserves nothing.
+
+    Targets stay: both ends show the same sample. Draws lam per network from Beta(alpha, alpha) and what
+    the inner transform draws. Works on one network, too. Source: the paper's code (``self_rebasin``, whose
+    labels come from another sample: FACTS 3.1 #2; ours stay).
+
+    Args:
+        transform: Makes the copy; it must not mix.
+        alpha: Parameter of the Beta distribution, above 0. 1 is uniform.
+        align: Align the copy to the network before mixing.
+        symmetry: As for :class:`AlignedMixup`.
+
+    Raises:
+        ValueError: If the inner transform mixes, or a setting is out of range.
+    """
+
+    transform: Transform = field(default_factory=GaussianNoise)
+    alpha: float = 1.0
+    align: bool = True
+    symmetry: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_range(self, "alpha", self.alpha, 0)
+        if self.alpha == 0:
+            raise ValueError("SelfMixup: alpha must be above 0, got 0")
+        if self.transform.mixes:
+            raise ValueError(f"SelfMixup: the inner transform must not mix, got {self.transform!r}")
+
+    @property
+    def reads_values(self) -> bool:  # type: ignore[override]
+        """Whether sampling looks at the weights."""
+        return self.align or self.transform.reads_values
+
+    def check(self, architecture: Architecture) -> None:
+        self.transform.check(architecture)
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
+        from weightaug.matching import match
+
+        lam = draws.beta(element, self.alpha, generator)
+        copy, inner = self.transform.sample_apply(element, generator=generator)
+        group = match(element, copy, symmetry=self.symmetry) if self.align and lam.numel() else None
+        return lam, inner, group
+
+    def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
+        lam, inner, group = params
+        copy = self.transform.apply(element, inner)
+        return mix(element, copy if group is None else act(copy, group), lam)
+
+    def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
+        return self.transform.apply_targets(targets, params[1])

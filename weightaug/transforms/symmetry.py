@@ -1,0 +1,208 @@
+"""Transforms that change the weights and not the function: the symmetries of the activations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from weightaug.architecture import Architecture, Space
+from weightaug.element import WeightSpaceElement
+from weightaug.group import GroupElement, act
+from weightaug.transforms import draws
+from weightaug.transforms.base import Preserves, Transform, check_range
+
+__all__ = ["Permute", "ReLUScale", "SirenBias", "SirenNegation"]
+
+
+class _Symmetry(Transform):
+    """A transform whose parameters are a group element."""
+
+    preserves: ClassVar[Preserves] = Preserves.FUNCTION
+    _needs: ClassVar[str] = ""
+
+    def _fits(self, architecture: Architecture, slot: int) -> bool:
+        """Whether the symmetry acts on a hidden space."""
+        raise NotImplementedError
+
+    def _slots(self, architecture: Architecture) -> list[int]:
+        return [slot for slot in range(len(architecture.hidden)) if self._fits(architecture, slot)]
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises a ValueError that lists the hidden spaces if the symmetry acts on none of them."""
+        if self._slots(architecture):
+            return
+        if not architecture.hidden:
+            found = "no hidden space"
+        else:
+            found = ", ".join(f"{s.name!r} with {_describe(s)}" for s in architecture.hidden)
+        raise ValueError(
+            f"{type(self).__name__} needs {self._needs}; expected at least one such hidden space, got {found}. "
+            f"Use a transform that these activations allow: {_advice(architecture)}"
+        )
+
+    def apply(self, element: WeightSpaceElement, params: GroupElement) -> WeightSpaceElement:
+        return act(element, params)
+
+
+def _describe(space: Space) -> str:
+    activation = space.activation
+    assert activation is not None
+    known = "" if activation.is_known else " (unknown)"
+    return f"activation {activation.name!r}{known}"
+
+
+def _advice(architecture: Architecture) -> str:
+    names = {"permutation": "Permute", "sign": "SirenNegation", "phase": "SirenBias", "scale": "ReLUScale"}
+    allowed = {s for space in architecture.hidden if space.activation for s in space.activation.symmetries}
+    return ", ".join(names[s] for s in names if s in allowed) or "Rotate, Translate, Scale, GaussianNoise, Dropout"
+
+
+def _scatter(architecture: Architecture, slots: list[int], values: Tensor) -> tuple[Tensor | None, ...]:
+    """Splits one draw for all neurons over the hidden spaces that the symmetry acts on."""
+    hidden = architecture.hidden
+    parts = iter(values.split([hidden[slot].size for slot in slots], dim=-1))
+    return tuple([next(parts) if slot in slots else None for slot in range(len(hidden))])
+
+
+@dataclass(frozen=True)
+class Permute(_Symmetry):
+    """Reorders the neurons of every hidden space at random. Preserves the function exactly.
+
+    Draws a uniform permutation per hidden space of every network. Source: paper section 4.
+    """
+
+    _needs = "a hidden space"
+
+    def _fits(self, architecture: Architecture, slot: int) -> bool:
+        return True
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
+        self.check(element.architecture)
+        hidden = element.architecture.hidden
+        return GroupElement.of(
+            element.architecture,
+            permutation=tuple([draws.permutation(element, space.size, generator) for space in hidden]),
+        )
+
+
+@dataclass(frozen=True)
+class SirenNegation(_Symmetry):
+    """Flips the signs of neurons at random. Preserves the function exactly.
+
+    Acts on every hidden space with an odd activation (sine, tanh, erf, identity, ...), where everything
+    that reads a flipped neuron is flipped too, or with an even one (cosine, gaussian), where it is left
+    alone; on no other. Draws one sign per neuron. Source: paper section 3, "SIREN negation".
+
+    Args:
+        p: Probability that a neuron is flipped, in [0, 1].
+
+    Raises:
+        ValueError: If no hidden space has an odd or even activation, or p is out of range.
+    """
+
+    p: float = 0.5
+    _needs = "an odd activation such as sine or tanh (or an even one)"
+
+    def __post_init__(self) -> None:
+        check_range(self, "p", self.p, 0, 1)
+
+    def _fits(self, architecture: Architecture, slot: int) -> bool:
+        activation = architecture.hidden[slot].activation
+        return activation is not None and (activation.odd or activation.even)
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
+        architecture = element.architecture
+        self.check(architecture)
+        slots = self._slots(architecture)
+        neurons = sum(architecture.hidden[slot].size for slot in slots)
+        signs = 1 - 2 * draws.bernoulli(element, (neurons,), self.p, generator)
+        return GroupElement.of(architecture, scale=_scatter(architecture, slots, signs))
+
+
+@dataclass(frozen=True)
+class SirenBias(_Symmetry):
+    """Shifts the phase of neurons by k half periods. Preserves the function exactly.
+
+    Acts on every hidden space with a sine or cosine that a layer with bias writes: the bias moves by
+    k pi / omega, with the omega of the space, and everything that reads the neuron takes (-1)^k. Draws k
+    uniformly from {-k_max, ..., k_max}, per neuron. Source: paper section 3, "SIREN bias".
+
+    Large k_max moves the biases far from where fitting leaves them, and a model then trains on weights
+    that it never sees at test time. The paper's code uses {-4, ..., 3}; the default here is 1.
+
+    Args:
+        k_max: Largest number of half periods, at least 0.
+        p: Probability that a neuron is shifted, in [0, 1].
+
+    Raises:
+        ValueError: If no hidden space has a periodic activation and a bias, or a setting is out of range.
+    """
+
+    k_max: int = 1
+    p: float = 1.0
+    _needs = "a sine or cosine activation, and a bias that writes the space"
+
+    def __post_init__(self) -> None:
+        check_range(self, "k_max", self.k_max, 0)
+        check_range(self, "p", self.p, 0, 1)
+
+    def _fits(self, architecture: Architecture, slot: int) -> bool:
+        activation = architecture.hidden[slot].activation
+        has_bias = architecture.wiring.bias_carriers[slot] is not None
+        return activation is not None and activation.half_period is not None and has_bias
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
+        architecture = element.architecture
+        self.check(architecture)
+        slots = self._slots(architecture)
+        neurons = sum(architecture.hidden[slot].size for slot in slots)
+        shifts = draws.integers(element, (neurons,), -self.k_max, self.k_max, generator)
+        if self.p < 1:
+            shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator).long()
+        return GroupElement.of(architecture, shift=_scatter(architecture, slots, shifts))
+
+
+@dataclass(frozen=True)
+class ReLUScale(_Symmetry):
+    """Scales neurons by positive factors, undone in what reads them. Preserves the function exactly.
+
+    Acts on every hidden space with a positively homogeneous activation (ReLU, leaky ReLU, identity).
+    Draws a factor per neuron, log-uniform in [1 / max_scale, max_scale], so that a factor and its inverse
+    are equally likely. Source: paper section 3.
+
+    Args:
+        max_scale: Largest factor, at least 1. 1 is the identity.
+        p: Probability that a neuron is scaled, in [0, 1].
+
+    Raises:
+        ValueError: If no hidden space has a positively homogeneous activation, or a setting is out of range.
+    """
+
+    max_scale: float = 2.0
+    p: float = 1.0
+    _needs = "a positively homogeneous activation such as relu or leaky_relu"
+
+    def __post_init__(self) -> None:
+        check_range(self, "max_scale", self.max_scale, 1)
+        check_range(self, "p", self.p, 0, 1)
+        if math.isinf(self.max_scale):
+            raise ValueError("ReLUScale: max_scale must be finite, got inf")
+
+    def _fits(self, architecture: Architecture, slot: int) -> bool:
+        activation = architecture.hidden[slot].activation
+        return activation is not None and activation.positively_homogeneous
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
+        architecture = element.architecture
+        self.check(architecture)
+        slots = self._slots(architecture)
+        neurons = sum(architecture.hidden[slot].size for slot in slots)
+        bound = math.log(self.max_scale)
+        logs = draws.uniform(element, (neurons,), -bound, bound, generator)
+        if self.p < 1:
+            logs = logs * draws.bernoulli(element, (neurons,), self.p, generator)
+        return GroupElement.of(architecture, scale=_scatter(architecture, slots, logs.exp()))
