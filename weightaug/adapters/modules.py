@@ -1,0 +1,284 @@
+"""``torch.nn`` modules: read them into an element, write them back as modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from weightaug.adapters._checks import require_chain
+from weightaug.adapters.state_dicts import from_state_dicts, to_state_dicts
+from weightaug.architecture import Activation, Architecture
+from weightaug.element import WeightSpaceElement
+
+__all__ = ["from_modules", "infer_architecture", "to_modules"]
+
+# The modules that compute just what weightaug's activation of that name computes, and the arguments that they
+# must have been made with: the slope, the approximation and so on are part of the function.
+_MODULES: dict[type[nn.Module], tuple[str, dict[str, object]]] = {
+    nn.ReLU: ("relu", {}),
+    nn.LeakyReLU: ("leaky_relu", {"negative_slope": 0.01}),
+    nn.Tanh: ("tanh", {}),
+    nn.Sigmoid: ("sigmoid", {}),
+    nn.GELU: ("gelu", {"approximate": "none"}),
+    nn.SiLU: ("silu", {}),
+    nn.ELU: ("elu", {"alpha": 1.0}),
+    nn.SELU: ("selu", {}),
+    nn.Mish: ("mish", {}),
+    nn.Softplus: ("softplus", {"beta": 1.0, "threshold": 20.0}),
+    nn.Softsign: ("softsign", {}),
+}
+_TRANSPARENT = (nn.Identity, nn.Flatten, nn.Dropout)
+
+_Activations = Activation | str | Sequence[Activation | str]
+
+
+def _leaves(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    if type(module) is not nn.Sequential:
+        yield prefix, module
+        return
+    for name, child in module.named_children():
+        yield from _leaves(child, f"{prefix}.{name}" if prefix else name)
+
+
+def _linears(module: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers by prefix: in order for a Sequential, in the order of registration otherwise."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+
+
+def _read_activation(name: str, module: nn.Module) -> str:
+    found = _MODULES.get(type(module))
+    if found is None:
+        raise ValueError(
+            f"module {name!r}: expected nn.Linear or one of {sorted(t.__name__ for t in _MODULES)}, got "
+            f"{type(module).__name__}; give activation=, for example activation=Activation('sine', omega=30.0)"
+        )
+    known, arguments = found
+    for argument, value in arguments.items():
+        if getattr(module, argument) != value:
+            raise ValueError(
+                f"module {name!r}: weightaug's {known!r} is {type(module).__name__}({argument}={value!r}), got "
+                f"{argument}={getattr(module, argument)!r}, another function; give activation=, a name of your own "
+                "for it keeps only the permutation symmetry"
+            )
+    return known
+
+
+def _read_activations(module: nn.Module) -> list[str]:
+    given: list[str] = []
+    pending: str | None = None
+    seen_linear = False
+    for name, leaf in _leaves(module):
+        if isinstance(leaf, _TRANSPARENT):
+            continue
+        if type(leaf) is nn.Linear:
+            if seen_linear:
+                given.append(pending or "identity")
+            seen_linear, pending = True, None
+            continue
+        known = _read_activation(name, leaf)
+        if not seen_linear or pending is not None:
+            where = "before the first nn.Linear" if not seen_linear else f"right after another one ({pending!r})"
+            raise ValueError(
+                f"module {name!r}: expected one activation between two nn.Linear, got {known!r} {where}; "
+                "an architecture has no place for it, so apply it outside the module"
+            )
+        pending = known
+    if pending is not None:
+        raise ValueError(
+            f"expected nn.Linear as the last module, got the activation {pending!r}; outputs have no activation in an "
+            "architecture, so apply it outside the module"
+        )
+    return given
+
+
+def infer_architecture(
+    module: nn.Module, activation: _Activations | None = None, *, output_offset: float = 0.0
+) -> Architecture:
+    """The architecture of a multi-layer perceptron, as :meth:`weightaug.Architecture.mlp` would make it.
+
+    Args:
+        module: A ``nn.Sequential`` of ``nn.Linear`` and activations; or, when the activation is given, any module
+            that applies its ``nn.Linear`` layers in the order of their registration.
+        activation: One for all hidden spaces or one for each; None reads them from the ``nn.Sequential``.
+        output_offset: Constant that the module adds to its outputs.
+
+    Raises:
+        ValueError: If there is no linear layer, sizes do not chain, only some layers have a bias, or the
+            activations cannot be told.
+    """
+    if activation is None and type(module) is not nn.Sequential:
+        raise ValueError(
+            f"cannot tell the activations of a {type(module).__name__}: only those of nn.Sequential can be read; "
+            "give activation=, for example activation=Activation('sine', omega=30.0)"
+        )
+    activations = _read_activations(module) if activation is None else activation
+    linears = _linears(module)
+    if not linears:
+        raise ValueError(f"expected a module with nn.Linear layers, got none in {type(module).__name__}")
+    names, layers = list(linears), list(linears.values())
+    for i in range(1, len(layers)):
+        if layers[i].in_features != layers[i - 1].out_features:
+            raise ValueError(
+                f"layer {names[i]!r}: expected {layers[i - 1].out_features} inputs, the outputs of {names[i - 1]!r}, "
+                f"got {layers[i].in_features}; the module is no chain of its layers, give architecture= and names="
+            )
+    biased = {name: layer.bias is not None for name, layer in linears.items()}
+    if len(set(biased.values())) > 1:
+        raise ValueError(
+            f"expected a bias in every layer or in none, got {biased}; give architecture= with Layer(bias=...)"
+        )
+    sizes = (layers[0].in_features, *(layer.out_features for layer in layers))
+    return Architecture.mlp(sizes, activations, bias=biased[names[0]], output_offset=output_offset)
+
+
+def from_modules(
+    modules: nn.Module | Sequence[nn.Module],
+    activation: _Activations | None = None,
+    *,
+    output_offset: float = 0.0,
+    architecture: Architecture | None = None,
+    names: Mapping[str, str] | None = None,
+    check_function: bool = True,
+    check_values: bool = True,
+) -> WeightSpaceElement:
+    """Reads the weights of modules.
+
+    One module gives one network, whose tensors share memory with its parameters (detached; use
+    :func:`from_state_dicts` with ``dict(module.named_parameters())`` to keep the autograd graph). A sequence of
+    modules of one kind gives a batch; an ``nn.Sequential`` is one module.
+
+    Args:
+        modules: One module or a sequence of them.
+        activation: Of the hidden spaces; None reads it from an ``nn.Sequential``.
+        output_offset: Constant that the modules add to their outputs.
+        architecture: For modules that are no plain chain; replaces ``activation`` and ``output_offset``.
+        names: Layer name -> parameter prefix; None takes the ``nn.Linear`` layers in order.
+        check_function: Whether to evaluate the first module on a few points (in a copy, in eval mode) and refuse
+            it if the element computes something else: a forgotten omega, another order of the layers.
+        check_values: Whether to refuse NaN and infinite values.
+
+    Raises:
+        ValueError: If a module does not fit the architecture, or computes another function.
+        TypeError: If something else than modules is given.
+    """
+    single = isinstance(modules, nn.Module)
+    given = [modules] if isinstance(modules, nn.Module) else list(modules)
+    if not given:
+        raise ValueError("from_modules needs at least one module, got an empty sequence")
+    for i, module in enumerate(given):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module {i}: expected an nn.Module, got {type(module).__name__}; see from_state_dicts")
+    if architecture is not None and (activation is not None or output_offset != 0.0):
+        raise ValueError("give either architecture= or activation= and output_offset=, got both")
+    if architecture is None:
+        architecture = infer_architecture(given[0], activation, output_offset=output_offset)
+    if names is None:
+        names = _linear_names(given[0], architecture)
+    dicts = [module.state_dict() for module in given]
+    element = from_state_dicts(dicts[0] if single else dicts, architecture, names=names, check_values=check_values)
+    if check_function:
+        _check_function(given[0], element if single else element[0])
+    return element
+
+
+def _linear_names(module: nn.Module, architecture: Architecture) -> dict[str, str] | None:
+    """Names by the order of the linear layers; None where from_state_dicts has to find its own."""
+    prefixes = list(_linears(module))
+    if not architecture.is_chain or len(prefixes) != len(architecture.layers):
+        return None
+    return {layer.name: prefix for layer, prefix in zip(architecture.layers, prefixes, strict=True)}
+
+
+def _check_function(module: nn.Module, element: WeightSpaceElement) -> None:
+    arch = element.architecture
+    if any(layer.kernel for layer in arch.layers) or len(arch.inputs) != 1 or len(arch.outputs) != 1:
+        return
+    if not all(s.activation is None or s.activation.is_known for s in arch.spaces):
+        return
+    size = arch.inputs[0].size
+    # Fixed points: drawing them would advance the caller's random numbers.
+    x = torch.linspace(-1, 1, 7 * size, dtype=torch.float64).reshape(7, size).sin().to(element.device, element.dtype)
+    with torch.no_grad():
+        expected, got = copy.deepcopy(module).eval()(x), element(x)
+    if not isinstance(expected, Tensor) or expected.shape != got.shape:
+        shape = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
+        raise ValueError(
+            f"the module gives {shape} for {tuple(x.shape)} coordinates, the architecture {tuple(got.shape)}; "
+            "give an architecture that fits, or check_function=False"
+        )
+    error = (expected - got).abs().max().item()
+    tolerance = 1e3 * torch.finfo(element.dtype).eps * (1.0 + expected.abs().max().item())
+    if not error <= tolerance:
+        hidden = [f"{s.activation.name}(omega={s.activation.omega:g})" for s in arch.hidden if s.activation]
+        raise ValueError(
+            f"the module computes another function than its weights under this architecture: largest difference "
+            f"{error:.3g}, expected at most {tolerance:.3g}, with activations {hidden} and output_offset "
+            f"{arch.output_offset:g}; check activation= (a SIREN's omega), output_offset= and the order of the layers "
+            f"in names=, or switch the check off with check_function=False"
+        )
+
+
+def to_modules(
+    element: WeightSpaceElement, like: nn.Module | None = None, *, names: Mapping[str, str] | None = None
+) -> nn.Module | list[nn.Module]:
+    """Writes modules: inverse of :func:`from_modules`. Parameters are copies, so training them is safe.
+
+    Args:
+        element: One network, or a batch with one batch dimension.
+        like: A module to copy for every network; None builds ``nn.Sequential`` modules, for a chain whose
+            activations ``torch.nn`` has and without output offset.
+        names: Layer name -> parameter prefix; None takes the ``nn.Linear`` layers in order.
+
+    Returns:
+        One module for one network, otherwise a list. Dtype and device are the element's.
+
+    Raises:
+        ValueError: If ``like`` is needed or does not fit.
+    """
+    if like is None:
+        like = _build(element.architecture)
+    if names is None:
+        names = _linear_names(like, element.architecture)
+    dicts = to_state_dicts(element, names=names)
+    expected = {key: tuple(tensor.shape) for key, tensor in like.state_dict().items()}
+    first = dicts if isinstance(dicts, dict) else (dicts[0] if dicts else None)
+    if first is not None and (got := {key: tuple(tensor.shape) for key, tensor in first.items()}) != expected:
+        raise ValueError(f"like: expected a module with the parameters {got}, got {expected}; check like= and names=")
+    if isinstance(dicts, dict):
+        return _fill(like, dicts)
+    return [_fill(like, state) for state in dicts]
+
+
+def _fill(like: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    module = copy.deepcopy(like)
+    module.load_state_dict({key: tensor.detach().clone() for key, tensor in state.items()}, assign=True)
+    return module
+
+
+def _build(architecture: Architecture) -> nn.Module:
+    require_chain(architecture, "nn.Sequential")
+    makers: dict[str, Callable[[], nn.Module]] = {name: kind for kind, (name, _) in _MODULES.items()}
+    layers: list[nn.Module] = []
+    if architecture.output_offset != 0.0:
+        raise ValueError(
+            f"an nn.Sequential has no place for output_offset={architecture.output_offset:g}; give like=, a module of "
+            "your own that adds it"
+        )
+    for i, layer in enumerate(architecture.layers):
+        if layer.kernel:
+            raise ValueError(f"layer {layer.name!r}: only linear layers can be built, got a convolution; give like=")
+        out, into = architecture.weight_shape(i)
+        layers.append(nn.utils.skip_init(nn.Linear, into, out, bias=layer.bias))
+        activation = architecture.spaces[architecture.wiring.writes[i]].activation
+        if activation is None or activation == Activation("identity"):
+            continue
+        if activation.name not in makers or activation.omega != 1.0:
+            raise ValueError(
+                f"space {layer.writes!r}: torch.nn has no module for {activation.name}(omega={activation.omega:g}); "
+                "give like=, a module of your own"
+            )
+        layers.append(makers[activation.name]())
+    return nn.Sequential(*layers)
