@@ -290,22 +290,23 @@ class WeightSpaceElement:
         return output if arch.output_offset == 0.0 else output + arch.output_offset
 
 
+# Absent biases are no leaves: a leaf of None could not be mapped over by vmap.
 def _flatten(element: WeightSpaceElement) -> tuple[list[Any], Architecture]:
-    return [list(element.weights), list(element.biases)], element.architecture
+    return [list(element.weights), [b for b in element.biases if b is not None]], element.architecture
 
 
 def _flatten_with_keys(
     element: WeightSpaceElement,
 ) -> tuple[list[tuple[pytree.KeyEntry, Any]], Architecture]:
-    return [
-        (pytree.GetAttrKey("weights"), list(element.weights)),
-        (pytree.GetAttrKey("biases"), list(element.biases)),
-    ], element.architecture
+    (weights, biases), architecture = _flatten(element)
+    return [(pytree.GetAttrKey("weights"), weights), (pytree.GetAttrKey("biases"), biases)], architecture
 
 
 def _unflatten(children: Any, architecture: Architecture) -> WeightSpaceElement:
-    weights, biases = children
-    return WeightSpaceElement(architecture, tuple(weights), tuple(biases))
+    weights, given = children
+    rest = iter(given)
+    biases = tuple([next(rest) if layer.bias else None for layer in architecture.layers])
+    return WeightSpaceElement(architecture, tuple(weights), biases)
 
 
 pytree.register_pytree_node(
