@@ -416,7 +416,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: expected the manifest of a data set, got no such file; weightaug.io.save writes one, and an "
             "interrupted save leaves none"
         )
-    fix = "it was cut, changed by hand, or is no weightaug manifest: take it from a copy, or delete the folder and save it again"
+    fix = "it was cut, changed by hand or is foreign: take it from a copy, or delete the folder and save it again"
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
