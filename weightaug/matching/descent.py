@@ -4,6 +4,9 @@ Given the group elements of all other spaces, the best one of a space is found e
 matching neuron i of ``a`` with neuron j of ``b`` is maximised over everything that may happen to j besides
 being moved (its sign, its phase), and then one linear assignment decides. So the objective cannot get
 worse, and a pair is done when no space improves it.
+
+The objective is <a, g b> - |g b|^2 / 2, where only the biases that phases move count in the norm, because
+permutations and signs leave the rest of it alone. Maximising it minimises |a - g b|.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
 from weightaug.matching.assignment import assign
-from weightaug.matching.rules import Features, Rule, neighbours
+from weightaug.matching.rules import Rule, neighbours
 
-__all__ = ["Moves", "descend"]
+__all__ = ["Moves", "Pairs"]
 
 # A step counts as an improvement only above this part of |a||b|: rounding must not keep a pair going.
 _TOLERANCE = 1e-12
@@ -26,9 +30,10 @@ _TOLERANCE = 1e-12
 
 @dataclass
 class Moves:
-    """Mutable group elements of a flat batch: per hidden space a permutation, sign and shift.
+    """Group elements of a flat batch: per hidden space a permutation, sign and shift, ``(B, n)`` each.
 
-    Signs are int64 like the shifts. None where the rule has no such symmetry.
+    Mutable. Permutations and shifts are int64, signs have the dtype of the weights; None where the rule of
+    the space has no such symmetry.
     """
 
     permutation: list[Tensor]
@@ -38,91 +43,309 @@ class Moves:
     @classmethod
     def identity(cls, x: WeightSpaceElement, rules: Sequence[Rule]) -> Moves:
         """The neutral element for every network of a flat batch."""
-        shapes = [(x.batch_shape[0], space.size) for space in x.architecture.hidden]
-        index = [torch.arange(n, device=x.device).repeat(batch, 1) for batch, n in shapes]
+        batch = x.batch_shape[0]
+        index = [torch.arange(s.size, device=x.device).repeat(batch, 1) for s in x.architecture.hidden]
         return cls(
             index,
-            [None if r.sign is None else torch.ones_like(i) for r, i in zip(rules, index, strict=True)],
+            [None if r.sign is None else torch.ones_like(i, dtype=x.dtype) for r, i in zip(rules, index, strict=True)],
             [None if r.half_period is None else torch.zeros_like(i) for r, i in zip(rules, index, strict=True)],
         )
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Moves:
-        """New moves with a function applied to every tensor."""
-        return Moves(
-            [function(t) for t in self.permutation],
-            [None if t is None else function(t) for t in self.sign],
-            [None if t is None else function(t) for t in self.shift],
-        )
+    @classmethod
+    def cat(cls, parts: Sequence[Moves]) -> Moves:
+        """Joins the moves of several batches."""
+
+        def join(name: str) -> list[Tensor | None]:
+            slots = zip(*(getattr(m, name) for m in parts), strict=True)
+            return [None if ts[0] is None else torch.cat(ts) for ts in slots]
+
+        permutation = [p for p in join("permutation") if p is not None]
+        return cls(permutation, join("sign"), join("shift"))
+
+    def where(self, mask: Tensor, other: Moves) -> Moves:
+        """These moves where the mask ``(B,)`` is set, and the other ones elsewhere."""
+        mask = mask.unsqueeze(-1)
+
+        def choose(ours: list[Tensor | None], theirs: list[Tensor | None]) -> list[Tensor | None]:
+            return [
+                None if x is None or y is None else torch.where(mask, x, y) for x, y in zip(ours, theirs, strict=True)
+            ]
+
+        permutation = [torch.where(mask, x, y) for x, y in zip(self.permutation, other.permutation, strict=True)]
+        return Moves(permutation, choose(self.sign, other.sign), choose(self.shift, other.shift))
 
 
-def descend(
-    a: WeightSpaceElement,
-    b: WeightSpaceElement,
-    rules: Sequence[Rule],
-    moves: Moves,
-    *,
-    order: Sequence[int] | None = None,
-    max_sweeps: int = 100,
-    record: list[Tensor] | None = None,
-) -> WeightSpaceElement:
-    """Improves ``moves`` in place until no space improves any pair.
+@dataclass
+class _Link:
+    """What one layer says about one of its two spaces (``this``), whose other end is the hidden space ``other``.
+
+    Attributes:
+        other: Slot of the space at the other end.
+        incoming: Whether the layer writes ``this`` space (else it reads it).
+        a: Parameters of a, ``(B, n_this, n_other * kernel)``.
+        b: Parameters of b, ``(B * n_other, kernel, n_this)``: one row per neuron of the other space, so that
+            permuting them is a copy of whole rows.
+    """
+
+    other: int
+    incoming: bool
+    a: Tensor
+    b: Tensor
+
+
+@dataclass
+class _View:
+    """All that the score of one hidden space needs.
+
+    Attributes:
+        rows: Inner products of the incoming parameters that no move changes, ``(B, n, n)``.
+        columns: The same for the outgoing parameters.
+        links: The layers whose other end is hidden too.
+        bias: The two biases ``(B, n)`` that phases move, or None.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    links: list[_Link]
+    bias: tuple[Tensor, Tensor] | None
+
+
+_Pick = Callable[[Tensor], Tensor]
+
+
+class Pairs:
+    """A flat batch of pairs, prepared for matching.
 
     Args:
-        a: The networks to align to, a flat float64 batch ``(B,)``.
-        b: The networks to align, with ``moves`` applied already; the tensors are overwritten.
+        a: The networks to align to, ``(B,)``, float64.
+        b: The networks to align, likewise.
         rules: The symmetries in use, per hidden space.
-        moves: The group elements so far.
-        order: The order in which spaces are visited; None for first to last.
-        max_sweeps: Visits per space at most.
-        record: Gets the gains ``(B,)`` in the objective sum <a, b> - |b|^2 / 2 of every visit, if given.
-
-    Returns:
-        b, aligned.
     """
-    spaces = range(len(rules))
-    around = neighbours(a.architecture)
-    target = [Features.of(a, s, rules[s]) for s in spaces]
-    tolerance = _TOLERANCE * (_norm(a) * _norm(b)).clamp_min(torch.finfo(torch.float64).tiny)
-    batch = a.batch_shape[0]
-    # A space needs a visit only if a neighbour has changed since the last one.
-    stale = torch.ones(len(rules), batch, dtype=torch.bool, device=a.device)
-    for _ in range(max_sweeps):
-        for s in order if order is not None else spaces:
-            todo = stale[s].nonzero().squeeze(-1)
-            if todo.numel() == 0:
+
+    def __init__(self, a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule]) -> None:
+        self.a, self.b, self.rules = a, b, tuple(rules)
+        self.size = a.batch_shape[0]
+        self._around = neighbours(a.architecture)
+        self._views = [self._view(s) for s in range(len(rules))]
+        self._tolerance = _TOLERANCE * (_norm(a) * _norm(b)).clamp_min(torch.finfo(a.dtype).tiny)
+
+    def _view(self, slot: int) -> _View:
+        a, b, wiring = self.a, self.b, self.a.architecture.wiring
+        n = a.architecture.hidden[slot].size
+        rows = torch.zeros(self.size, n, n, dtype=a.dtype, device=a.device)
+        view = _View(rows, torch.zeros_like(rows), [], None)
+        for l, (wa, wb, va, vb) in enumerate(zip(a.weights, b.weights, a.biases, b.biases, strict=True)):
+            ends = wiring.write_slots[l], wiring.read_slots[l]
+            for this, incoming in ((0, True), (1, False)):
+                if ends[this] != slot:
+                    continue
+                other = ends[1 - this]
+                # Axes to (this, other, kernel) for a, and to (other, kernel, this) for b.
+                xa = wa.flatten(3) if wa.dim() > 3 else wa.unsqueeze(-1)
+                xb = wb.flatten(3) if wb.dim() > 3 else wb.unsqueeze(-1)
+                if not incoming:
+                    xa, xb = xa.transpose(1, 2), xb.transpose(1, 2)
+                xa, xb = xa.flatten(2), xb.permute(0, 2, 3, 1)
+                if other is None:
+                    target = view.rows if incoming else view.columns
+                    target += _matmul(xa, xb.flatten(1, 2))
+                else:
+                    view.links.append(_Link(other, incoming, xa.contiguous(), xb.flatten(0, 1).contiguous()))
+            if ends[0] == slot and va is not None and vb is not None:
+                if self.rules[slot].half_period is not None and wiring.bias_carriers[slot] == l:
+                    view.bias = (va, vb)
+                else:
+                    view.rows += va.unsqueeze(2) * vb.unsqueeze(1)
+        return view
+
+    # -- one visit -----------------------------------------------------------------------------------
+
+    def _products(
+        self, slot: int, moves: Moves, todo: Tensor | None, known: frozenset[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Inner products of incoming and of outgoing parameters of all pairs of neurons, ``(B, n, n)`` each.
+
+        ``known`` restricts them to the layers that touch a fixed space or one of these slots.
+        """
+        view, pick = self._views[slot], _picker(todo)
+        rows, columns = pick(view.rows), pick(view.columns)
+        for link in view.links:
+            if known is not None and link.other not in known:
                 continue
-            stale[s] = False
-            pick = _picker(todo, batch)
-            gain, step = _best_move(target[s], _features(b, s, rules[s], pick), rules[s], pick)
-            better = gain > pick(tolerance)
-            if record is not None:
-                record.append(torch.zeros_like(tolerance).index_copy_(0, todo, gain.where(better, 0.0)))
-            if not bool(better.any()):
-                continue
-            if not bool(better.all()):
-                keep = better.nonzero().squeeze(-1)
-                todo = todo.index_select(0, keep)
+            index, factor = pick(moves.permutation[link.other]), self._factor(moves, link, pick)
+            base = torch.arange(self.size, device=index.device) if todo is None else todo
+            moved = link.b.index_select(0, (index + (base * index.shape[1]).unsqueeze(1)).flatten())
+            moved = moved.view(*index.shape, *link.b.shape[1:])
+            if factor is not None:
+                moved *= factor.view(*factor.shape, 1, 1)
+            product = _matmul(pick(link.a), moved.flatten(1, 2))
+            if link.incoming:
+                rows = product.add_(rows)
+            else:
+                columns = product.add_(columns)
+        return rows, columns
+
+    def _factor(self, moves: Moves, link: _Link, pick: _Pick) -> Tensor | None:
+        """What the moves of the other space do to the parameters of a link, per neuron of that space."""
+        sign, shift = moves.sign[link.other], moves.shift[link.other]
+        if not link.incoming:  # the layer writes the other space: its rows
+            return None if sign is None else pick(sign)
+        factor = None if sign is None or self.rules[link.other].sign == "even" else pick(sign)
+        if shift is not None:
+            parity = 1 - 2 * (pick(shift) & 1).to(self.a.dtype)
+            factor = parity if factor is None else factor * parity
+        return factor
+
+    def _best(
+        self, slot: int, rows: Tensor, columns: Tensor, todo: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The best permutation, sign and shift of one space given the products, and its score."""
+        rule, bias, pick = self.rules[slot], self._views[slot].bias, _picker(todo)
+        if bias is not None:
+            bias_a, bias_b = pick(bias[0]), pick(bias[1])
+            score = _phase_score(rows, columns, bias_a.unsqueeze(2), bias_b.unsqueeze(1), rule)
+        elif rule.sign == "odd":
+            score = (rows + columns).abs_()
+        elif rule.sign == "even":
+            score = rows.abs().add_(columns)
+        else:
+            score = rows + columns
+        found = assign(score)
+        r, c = _at(rows, found), _at(columns, found)
+        sign: Tensor | None = None
+        shift: Tensor | None = None
+        if bias is not None:
+            sign, shift = _phase_move(r, c, bias_a, bias_b.gather(1, found), rule)
+        elif rule.sign is not None:
+            sign = torch.where((r + c if rule.sign == "odd" else r) < 0, -1.0, 1.0).to(r.dtype)
+        return _at(score, found).sum(-1), found, sign, shift
+
+    def _current(self, slot: int, rows: Tensor, columns: Tensor, moves: Moves, todo: Tensor | None) -> Tensor:
+        """The score of one space as the moves have it now, ``(B,)``."""
+        pick, rule = _picker(todo), self.rules[slot]
+        at = pick(moves.permutation[slot])
+        r, c = _at(rows, at), _at(columns, at)
+        sign, shift, bias = moves.sign[slot], moves.shift[slot], self._views[slot].bias
+        if sign is not None:
+            s = pick(sign)
+            r = r * s
+            c = c if rule.sign == "even" else c * s
+        if shift is not None and bias is not None:
+            assert rule.half_period is not None
+            k = pick(shift)
+            c = c * (1 - 2 * (k & 1))
+            moved = pick(bias[1]).gather(1, at)
+            moved = moved if sign is None else moved * s
+            r = r - 0.5 * (pick(bias[0]) - moved - k * rule.half_period).square()
+        return (r + c).sum(-1)
+
+    def _set(
+        self, slot: int, moves: Moves, todo: Tensor, found: Tensor, sign: Tensor | None, shift: Tensor | None
+    ) -> None:
+        for total, new in (
+            (moves.permutation[slot], found),
+            (moves.sign[slot], sign),
+            (moves.shift[slot], shift),
+        ):
+            if total is not None and new is not None:
+                total.index_copy_(0, todo, new)
+
+    # -- whole algorithms ----------------------------------------------------------------------------
+
+    def descend(
+        self,
+        moves: Moves,
+        *,
+        order: Sequence[int] | None = None,
+        max_sweeps: int = 100,
+        record: list[Tensor] | None = None,
+    ) -> Moves:
+        """Improves ``moves`` in place until no space improves any pair.
+
+        Args:
+            moves: Where to start.
+            order: The order in which spaces are visited; None for first to last.
+            max_sweeps: Visits per space at most.
+            record: Gets the gain in the objective, ``(B,)``, of every visit, if given.
+
+        Returns:
+            ``moves``.
+        """
+        # A space needs a visit only if a neighbour has changed since the last one.
+        stale = torch.ones(len(self.rules), self.size, dtype=torch.bool, device=self.a.device)
+        for _ in range(max_sweeps):
+            for s in order if order is not None else range(len(self.rules)):
+                waiting = stale[s].nonzero().squeeze(-1)
+                if waiting.numel() == 0:
+                    continue
+                stale[s] = False
+                todo = None if waiting.numel() == self.size else waiting
+                rows, columns = self._products(s, moves, todo)
+                score, *step = self._best(s, rows, columns, todo)
+                gain = score - self._current(s, rows, columns, moves, todo)
+                better = gain > _picker(todo)(self._tolerance)
+                if record is not None:
+                    record.append(torch.zeros_like(self._tolerance).index_copy_(0, waiting, gain * better))
+                kept = better.nonzero().squeeze(-1)
+                if kept.numel() < waiting.numel():
+                    waiting = waiting.index_select(0, kept)
+                    step = [None if t is None else t.index_select(0, kept) for t in step]
                 found, sign, shift = step
-                step = (
-                    _some(found, keep),
-                    None if sign is None else _some(sign, keep),
-                    None if shift is None else _some(shift, keep),
-                )
-            _apply(b, moves, s, rules[s], None if todo.numel() == batch else todo, *step)
-            for n in around[s]:
-                stale[n, todo] = True
-        if not bool(stale.any()):
-            break
-    return b
+                assert found is not None
+                self._set(s, moves, waiting, found, sign, shift)
+                for n in self._around[s]:
+                    stale[n, waiting] = True
+            if not bool(stale.any()):
+                break
+        return moves
+
+    def walk(self, order: Sequence[int]) -> Moves:
+        """Matches each space by the layers to fixed spaces and to the spaces before it, in the given order.
+
+        From the inputs to the outputs, this finds a planted copy exactly: when all that a space reads is
+        aligned, every neuron meets its own incoming weights.
+        """
+        moves = Moves.identity(self.b, self.rules)
+        everyone = torch.arange(self.size, device=self.a.device)
+        known: frozenset[int] = frozenset()
+        for s in order:
+            rows, columns = self._products(s, moves, None, known)
+            _, found, sign, shift = self._best(s, rows, columns, None)
+            self._set(s, moves, everyone, found, sign, shift)
+            known |= {s}
+        return moves
+
+    def objective(self, moves: Moves) -> Tensor:
+        """The objective, <a, g b> - |g b|^2 / 2 up to a constant, ``(B,)``."""
+        total = torch.zeros(self.size, dtype=self.a.dtype, device=self.a.device)
+        done: frozenset[int] = frozenset()
+        for s in range(len(self.rules)):
+            # Each link counts once: with the later of its two spaces.
+            rows, columns = self._products(s, moves, None, done)
+            total += self._current(s, rows, columns, moves, None)
+            done |= {s}
+        return total
 
 
-def _some(t: Tensor, index: Tensor) -> Tensor:
-    return t.index_select(0, index)
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Batched matrix product.
+
+    On the host through numpy: for batches of small matrices torch starts a team of OpenMP threads in every
+    product, whose barriers cost more than the product itself, the more so within worker threads.
+    """
+    if a.device.type != "cpu":
+        return torch.bmm(a, b)
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
-def _picker(index: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
-    # Most early visits concern every pair: no copy then.
-    return (lambda t: t) if index.numel() == batch else (lambda t: t.index_select(0, index))
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """``values[b, i, index[b, i]]``."""
+    return values.gather(2, index.unsqueeze(-1)).squeeze(-1)
+
+
+def _picker(todo: Tensor | None) -> _Pick:
+    # The first visits concern every pair: no copy then.
+    return (lambda t: t) if todo is None else (lambda t: t.index_select(0, todo))
 
 
 def _norm(x: WeightSpaceElement) -> Tensor:
@@ -130,49 +353,6 @@ def _norm(x: WeightSpaceElement) -> Tensor:
     for t in x.tensors():
         total = total + t.flatten(1).square().sum(-1)
     return total.sqrt()
-
-
-def _features(x: WeightSpaceElement, slot: int, rule: Rule, pick: Callable[[Tensor], Tensor]) -> Features:
-    wiring = x.architecture.wiring
-    touched = [slot in (r, w) for r, w in zip(wiring.read_slots, wiring.write_slots, strict=True)]
-    weights = tuple(pick(w) if t else w for w, t in zip(x.weights, touched, strict=True))
-    biases = tuple(None if v is None else pick(v) if t else v for v, t in zip(x.biases, touched, strict=True))
-    return Features.of(WeightSpaceElement(x.architecture, weights, biases), slot, rule)
-
-
-_Step = tuple[Tensor, Tensor | None, Tensor | None]
-
-
-def _best_move(a: Features, b: Features, rule: Rule, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, _Step]:
-    """The best group element of one space, and how much it gains over leaving the space alone."""
-    a = Features(pick(a.rows), pick(a.columns), None if a.bias is None else pick(a.bias))
-    rows = torch.bmm(a.rows, b.rows.transpose(1, 2))
-    columns = torch.bmm(a.columns, b.columns.transpose(1, 2))
-    stay = rows.diagonal(dim1=1, dim2=2) + columns.diagonal(dim1=1, dim2=2)
-    if rule.half_period is not None:
-        assert a.bias is not None
-        assert b.bias is not None
-        stay = stay - 0.5 * (a.bias - b.bias).square()
-        score = _phase_score(rows, columns, a.bias.unsqueeze(2), b.bias.unsqueeze(1), rule)
-    elif rule.sign == "odd":
-        score = (rows + columns).abs()
-    elif rule.sign == "even":
-        score = rows.abs() + columns
-    else:
-        score = rows + columns
-    found = assign(score)
-    index = found.unsqueeze(-1)
-    gain = score.gather(2, index).squeeze(-1).sum(-1) - stay.sum(-1)
-    sign: Tensor | None = None
-    shift: Tensor | None = None
-    r, c = rows.gather(2, index).squeeze(-1), columns.gather(2, index).squeeze(-1)
-    if rule.half_period is not None:
-        assert a.bias is not None
-        assert b.bias is not None
-        sign, shift = _phase_move(r, c, a.bias, b.bias.gather(1, found), rule)
-    elif rule.sign is not None:
-        sign = torch.where((r + c if rule.sign == "odd" else r) < 0, -1, 1)
-    return gain, (found, sign, shift)
 
 
 def _phase_terms(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rule, sign: int) -> tuple[Tensor, Tensor]:
@@ -183,20 +363,22 @@ def _phase_terms(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rul
     """
     h = rule.half_period
     assert h is not None
-    ratio = (bias_a - bias_b if sign > 0 else bias_a + bias_b) * (1 / h)
-    d = ratio.sub_(ratio.mul(0.5).round_().mul_(2)).abs_()
+    d = (bias_a - bias_b if sign > 0 else bias_a + bias_b).mul_(1 / h)
+    d = d.sub_(d.mul(0.5).round_().mul_(2)).abs_()
     base = d.square().mul_(-0.5 * h * h)
     base = base.add_(r) if sign > 0 else base.sub_(r)
-    odd_penalty = d.mul_(h * h).sub_(0.5 * h * h)
+    odd = d.mul_(h * h).sub_(0.5 * h * h)
     # An odd number of half periods flips the columns; an odd activation flips them with the sign as well.
-    same = c if sign > 0 or rule.sign == "even" else -c
-    return base + same, base + (odd_penalty - same)
+    if sign > 0 or rule.sign == "even":
+        return base + c, odd.sub_(c).add_(base)
+    return base - c, odd.add_(c).add_(base)
 
 
 def _phase_score(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rule) -> Tensor:
     best = torch.maximum(*_phase_terms(r, c, bias_a, bias_b, rule, 1))
     if rule.sign is not None:
-        best = torch.maximum(best, torch.maximum(*_phase_terms(r, c, bias_a, bias_b, rule, -1)))
+        for score in _phase_terms(r, c, bias_a, bias_b, rule, -1):
+            torch.maximum(best, score, out=best)
     return best
 
 
@@ -210,66 +392,4 @@ def _phase_move(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rule
     sign, parity = 1 - 2 * (best >> 1), best & 1
     ratio = (bias_a - sign * bias_b) / h
     shift = (2 * ((ratio - parity) / 2).round()).to(torch.int64) + parity
-    return (None if rule.sign is None else sign), shift
-
-
-def _apply(
-    x: WeightSpaceElement,
-    moves: Moves,
-    slot: int,
-    rule: Rule,
-    todo: Tensor | None,
-    permutation: Tensor,
-    sign: Tensor | None,
-    shift: Tensor | None,
-) -> None:
-    """Applies a step to the networks ``todo`` (None for all) of ``x`` and to their moves, in place."""
-    wiring = x.architecture.wiring
-    row = None if sign is None else sign.to(x.dtype)
-    column = None if rule.sign == "even" else row
-    offset = None
-    if shift is not None:
-        assert rule.half_period is not None
-        parity = 1 - 2 * (shift & 1).to(x.dtype)
-        column = parity if column is None else column * parity
-        offset = shift.to(x.dtype) * rule.half_period
-
-    def update(tensor: Tensor, axis: int, factor: Tensor | None, add: Tensor | None = None) -> None:
-        old = tensor if todo is None else tensor.index_select(0, todo)
-        shape = [len(old), *(1,) * (tensor.dim() - 1)]
-        shape[axis] = -1
-        new = old.gather(axis, permutation.view(shape).expand(old.shape))
-        if factor is not None:
-            new *= factor.view(shape)
-        if add is not None:
-            new += add
-        if todo is None:
-            tensor.copy_(new)
-        else:
-            tensor.index_copy_(0, todo, new)
-
-    for l, (weight, bias) in enumerate(zip(x.weights, x.biases, strict=True)):
-        if wiring.write_slots[l] == slot:
-            update(weight, 1, row)
-            if bias is not None:
-                update(bias, 1, row, offset if wiring.bias_carriers[slot] == l else None)
-        if wiring.read_slots[l] == slot:
-            update(weight, 2, column)
-
-    def compose(total: Tensor, factor: Tensor | None, add: Tensor | None) -> None:
-        new = (total if todo is None else total.index_select(0, todo)).gather(1, permutation)
-        if factor is not None:
-            new = new * factor
-        if add is not None:
-            new = new + add
-        if todo is None:
-            total.copy_(new)
-        else:
-            total.index_copy_(0, todo, new)
-
-    compose(moves.permutation[slot], None, None)
-    total_sign, total_shift = moves.sign[slot], moves.shift[slot]
-    if total_sign is not None:
-        compose(total_sign, sign, None)
-    if total_shift is not None:
-        compose(total_shift, sign, shift)
+    return (None if rule.sign is None else sign.to(r.dtype)), shift

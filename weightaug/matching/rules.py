@@ -1,18 +1,17 @@
-"""Which symmetries a matching uses in each hidden space, and the features that it compares there."""
+"""Which symmetries a matching uses in each hidden space, and the checks of its input."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
-__all__ = ["Features", "Rule", "Symmetry", "check_pair", "neighbours", "resolve"]
+__all__ = ["Rule", "Symmetry", "check_finite", "check_pair", "neighbours", "resolve"]
 
 Symmetry = str | Collection[str]
 
@@ -116,43 +115,6 @@ def check_finite(element: WeightSpaceElement, role: str) -> None:
                 f"{role}, {name}: expected finite values, got {int((~finite).sum())} NaN or infinite{at}; drop "
                 "those networks, or fit them again"
             )
-
-
-class Features(NamedTuple):
-    """What identifies the neurons of one space, one row per neuron.
-
-    Attributes:
-        rows: Incoming weights and biases, ``(batch, n, d)``.
-        columns: Outgoing weights, ``(batch, n, e)``.
-        bias: The bias that phases move, ``(batch, n)``; None if the space uses no phases (it is in ``rows`` then).
-    """
-
-    rows: Tensor
-    columns: Tensor
-    bias: Tensor | None
-
-    @classmethod
-    def of(cls, x: WeightSpaceElement, slot: int, rule: Rule) -> Features:
-        """Collects the features of one hidden space from a flat batch."""
-        wiring = x.architecture.wiring
-        rows: list[Tensor] = []
-        columns: list[Tensor] = []
-        moving: Tensor | None = None
-        for l, (weight, bias) in enumerate(zip(x.weights, x.biases, strict=True)):
-            if wiring.write_slots[l] == slot:
-                rows.append(weight.flatten(2))
-                if bias is not None:
-                    if rule.half_period is not None and wiring.bias_carriers[slot] == l:
-                        moving = bias
-                    else:
-                        rows.append(bias.unsqueeze(-1))
-            if wiring.read_slots[l] == slot:
-                columns.append(weight.transpose(1, 2).flatten(2))
-        return cls(_cat(rows), _cat(columns), moving)
-
-
-def _cat(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def neighbours(architecture: Architecture) -> tuple[tuple[int, ...], ...]:

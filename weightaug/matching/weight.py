@@ -11,13 +11,14 @@ from torch import Tensor
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
 from weightaug.matching.assignment import on_device_solver
-from weightaug.matching.descent import Moves, descend
+from weightaug.matching.descent import Moves, Pairs
 from weightaug.matching.rules import Rule, Symmetry, check_pair, resolve
 
 __all__ = ["match"]
 
-# Pairs that are worked on at a time on a CPU: their tensors stay in the cache, and chunks run in threads.
-_CHUNK = 64
+# Entries of score matrices that are worked on at a time on a CPU: they stay in the cache, chunks of pairs run in
+# threads of their own, and torch starts no OpenMP team of its own below this size.
+_CHUNK = 32767
 
 
 @torch.no_grad()
@@ -61,28 +62,20 @@ def _flat(x: WeightSpaceElement) -> WeightSpaceElement:
 
 
 def _run(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], max_sweeps: int) -> Moves:
-    size = len(a) if a.device.type != "cpu" else _CHUNK
-    starts = range(0, max(len(a), 1), max(size, 1))
+    largest = max([space.size for space in a.architecture.hidden], default=1)
+    size = max(len(a), 1) if a.device.type != "cpu" else max(_CHUNK // largest**2, 1)
+    chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
 
     @torch.no_grad()  # the grad mode belongs to the thread
-    def work(start: int) -> Moves:
-        here = slice(start, start + size)
-        moves = Moves.identity(b[here], rules)
-        descend(a[here], b[here].clone(), rules, moves, max_sweeps=max_sweeps)
-        return moves
+    def work(chunk: slice) -> Moves:
+        pairs = Pairs(a[chunk], b[chunk], rules)
+        return pairs.descend(Moves.identity(b[chunk], rules), max_sweeps=max_sweeps)
 
-    workers = min(len(starts), torch.get_num_threads())
+    workers = min(len(chunks), torch.get_num_threads())
     if workers == 1:
-        done = [work(start) for start in starts]
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            done = list(pool.map(work, starts))
-    first = done[0]
-    return Moves(
-        [torch.cat([m.permutation[s] for m in done]) for s in range(len(rules))],
-        [None if t is None else torch.cat([m.sign[s] for m in done]) for s, t in enumerate(first.sign)],  # type: ignore[misc]
-        [None if t is None else torch.cat([m.shift[s] for m in done]) for s, t in enumerate(first.shift)],  # type: ignore[misc]
-    )
+        return Moves.cat([work(chunk) for chunk in chunks])
+    with ThreadPoolExecutor(workers) as pool:
+        return Moves.cat(list(pool.map(work, chunks)))
 
 
 def _to_group(x: WeightSpaceElement, rules: Sequence[Rule], moves: Moves) -> GroupElement:
