@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from networks import RESIDUAL, SIREN, assert_same, elements, random_element, share_memory
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
+from tests.networks import RESIDUAL, SIREN, assert_same, elements, random_element, share_memory
 from weightaug import Activation, Architecture, Layer, Space, WeightSpaceElement, cat, collate, stack
 
 MODULES: dict[str, type[nn.Module]] = {
@@ -50,7 +50,6 @@ def as_sequential(element: WeightSpaceElement) -> nn.Sequential:
 # -- evaluation --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
 @given(elements(batches=st.just((2,))))
 def test_evaluates_like_torch(element: WeightSpaceElement) -> None:
     x = torch.randn(5, element.architecture.inputs[0].size, dtype=torch.float64)
@@ -161,7 +160,6 @@ def test_non_finite_values_are_located(value: float) -> None:
 # -- container ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
 @given(elements())
 def test_flatten_unflatten_round_trip(element: WeightSpaceElement) -> None:
     vector = element.flatten()
@@ -179,7 +177,6 @@ def test_unflatten_gives_views_and_checks_the_size() -> None:
         WeightSpaceElement.unflatten(SIREN, vector[:, 1:])
 
 
-@settings(max_examples=30, deadline=None)
 @given(elements())
 def test_pytree_and_pickle_round_trip(element: WeightSpaceElement) -> None:
     leaves, spec = pytree.tree_flatten(element)
@@ -223,7 +220,6 @@ def test_to_detach_clone_and_repr() -> None:
 # -- joining -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
 @given(elements(batches=st.sampled_from([(3,), (2, 3)])))
 def test_stack_and_cat_undo_slicing(element: WeightSpaceElement) -> None:
     assert_same(stack([element[i] for i in range(len(element))]), element)
@@ -253,6 +249,7 @@ class Listed(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return (self.element[i], i, {"view": float(i)}) if self.labelled else self.element[i]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on forks with threads
 @pytest.mark.parametrize("workers", [0, 1])
 def test_data_loader_collates(workers: int) -> None:
     batches = list(DataLoader(Listed(True), batch_size=3, collate_fn=collate, num_workers=workers))

@@ -104,7 +104,7 @@ def check_placement(name: str, tensor: Tensor, first: Tensor) -> None:
         raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}; convert with .float()")
     if tensor.dtype != first.dtype or tensor.device != first.device:
         raise ValueError(
-            f"{name}: expected {first.dtype} on {first.device} like the first weight, got {tensor.dtype} on "
+            f"{name}: expected {first.dtype} on {first.device} like the first tensor, got {tensor.dtype} on "
             f"{tensor.device}; convert with .to()"
         )
 

@@ -95,8 +95,8 @@ def from_graph(
     total = layout[-1].stop
     batch = check_parameter("nodes", nodes, (total, 1), None, "(*batch, N, feature=1)")
     check_parameter("edges", edges, (total, total, 1), batch, "(*batch, N, N, feature=1)")
-    check_placement("nodes", nodes, edges)
     check_placement("edges", edges, edges)
+    check_placement("nodes", nodes, edges)
     wiring = architecture.wiring
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
