@@ -232,8 +232,8 @@ class Pairs:
             c = c if rule.sign == "even" else c * s
         if shift is not None and bias is not None:
             assert rule.half_period is not None
-            k = pick(shift)
-            c = c * (1 - 2 * (k & 1))
+            k = pick(shift).to(r.dtype)  # an int64 tensor times a float would round to float32
+            c = c * (1 - 2 * k.remainder(2))
             moved = pick(bias[1]).gather(1, at)
             moved = moved if sign is None else moved * s
             r = r - 0.5 * (pick(bias[0]) - moved - k * rule.half_period).square()
