@@ -1,0 +1,1 @@
+"""Images, the networks fitted to them, and where those are kept."""

@@ -1,0 +1,1 @@
+"""Reference models that read weight-space elements."""

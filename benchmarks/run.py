@@ -1,0 +1,147 @@
+"""Executors: run jobs that each leave one file behind, here or in worker processes.
+
+A job is anything with ``done`` and ``run(progress)`` whose output file is its state: what is done is
+skipped, and what was interrupted is run again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any, Protocol
+
+import torch
+
+try:
+    from tqdm import tqdm
+except ImportError as error:
+    raise ImportError("the progress bars need tqdm; install it with: pip install 'weightaug[bench]'") from error
+
+
+class Job(Protocol):
+    """What an executor runs. It must be picklable."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its output is there."""
+        ...
+
+    def run(self, progress: Callable[[int], None]) -> None:
+        """Makes its output; tells how many units of work it has done since the last call."""
+        ...
+
+
+class JobsFailed(RuntimeError):
+    """Some jobs raised; the others have finished."""
+
+
+def run_jobs(jobs: Sequence[Job], sizes: Sequence[int], *, name: str, unit: str, workers: int) -> int:
+    """Runs the jobs that are not done, with a bar of the units of work.
+
+    Args:
+        jobs: What to run.
+        sizes: Units of work of each job.
+        name: Shown before the bar.
+        unit: Name of a unit of work.
+        workers: Processes of one thread each; 1 runs the jobs in this process.
+
+    Returns:
+        How many jobs were run.
+
+    Raises:
+        JobsFailed: If a job raised. The others have been run.
+        KeyboardInterrupt: On Ctrl-C; the workers are gone by then, and finished jobs are kept.
+    """
+    done = [job.done for job in jobs]
+    waiting = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
+    if not waiting:
+        return 0
+    # On a terminal several times a second; in a log file once in ten seconds.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    initial = sum(size for size, is_done in zip(sizes, done, strict=True) if is_done)
+    with tqdm(total=sum(sizes), initial=initial, desc=name, unit=unit, mininterval=interval, dynamic_ncols=True) as bar:
+        run = _run_here if workers == 1 else _run_in_processes
+        failures = run(waiting, bar, min(workers, len(waiting)))
+    if failures:
+        raise JobsFailed(
+            f"{len(failures)} of {len(waiting)} jobs failed; the others are kept. First: {failures[0]}"
+        ) from failures[0]
+    return len(waiting)
+
+
+def _run_here(jobs: Sequence[Job], bar: Any, workers: int) -> list[BaseException]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker, so that both round alike
+    failures: list[BaseException] = []
+    try:
+        for job in jobs:
+            try:
+                job.run(bar.update)
+            except Exception as error:
+                failures.append(error)
+    finally:
+        torch.set_num_threads(threads)
+    return failures
+
+
+def _run_in_processes(jobs: Sequence[Job], bar: Any, workers: int) -> list[BaseException]:
+    # Freed memory stays in the process: asking the system for fresh pages costs more than the arithmetic.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000000")
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4000000000")
+    os.environ.setdefault("MALLOC_TOP_PAD_", "67108864")
+    context = multiprocessing.get_context("spawn")
+    progress = context.Queue()
+    failures: list[BaseException] = []
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(progress,))
+    try:
+        pending: set[Future[None]] = {pool.submit(_work, job) for job in jobs}
+        while pending:
+            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            failures += [error for future in finished if (error := future.exception()) is not None]
+            _drain(progress, bar)
+        pool.shutdown()
+        _drain(progress, bar)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        progress.close()
+    return failures
+
+
+def _drain(progress: Any, bar: Any) -> None:
+    try:
+        while True:
+            bar.update(progress.get_nowait())
+    except queue.Empty:
+        pass
+
+
+_report: Callable[[int], None]
+
+
+def _start_worker(progress: Any) -> None:
+    global _report
+    _report = progress.put
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(job: Job) -> None:
+    job.run(_report)
