@@ -1,0 +1,19 @@
+"""Refuses a wheel that holds anything but the package weightaug and its metadata, or misses a part of it."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+names = zipfile.ZipFile(sys.argv[1]).namelist()
+package = {name for name in names if name.startswith("weightaug/")}
+foreign = [name for name in names if name not in package and not name.partition("/")[0].endswith(".dist-info")]
+root = Path(__file__).parents[1]
+expected = {
+    str(p.relative_to(root)) for p in (root / "weightaug").rglob("*") if p.suffix == ".py" or p.name == "py.typed"
+}
+if foreign or package != expected:
+    sys.exit(
+        f"{sys.argv[1]}: expected the files of weightaug/ alone; foreign: {foreign}; "
+        f"missing: {sorted(expected - package)}; too many: {sorted(package - expected)}"
+    )
+print(f"{len(package)} files, all of weightaug")

@@ -1,0 +1,102 @@
+"""What a user installs: the public names, the dependencies, and an import that is light."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import weightaug
+
+ROOT = Path(__file__).parents[1]
+NAMES: dict[str, list[str]] = json.loads((ROOT / "tests" / "public_names.json").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_public_names(module: str) -> None:
+    """A name that comes or goes is a decision: change tests/public_names.json and CHANGELOG.md with it."""
+    public = importlib.import_module(module)
+    assert sorted(public.__all__) == NAMES[module], "run `python tests/test_packaging.py` and note it in CHANGELOG.md"
+    for name in public.__all__:
+        assert getattr(public, name).__doc__, f"{module}.{name} has no docstring"
+
+
+PUBLIC = (
+    "weightaug",
+    *(f"weightaug.{m}" for m in ("adapters", "functional", "io", "matching", "testing", "transforms")),
+)
+
+
+def test_no_public_module_is_unguarded() -> None:
+    files = [*(ROOT / "weightaug").glob("*.py"), *(ROOT / "weightaug").glob("*/__init__.py")]
+    found = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files}
+    told_by_the_package = {"weightaug.architecture", "weightaug.element", "weightaug.group"}
+    assert found - told_by_the_package == set(PUBLIC) == set(NAMES)
+
+
+def test_import_is_light_and_draws_nothing() -> None:
+    """scipy, safetensors and hypothesis are imported by those who use them; the RNG and warnings stay as they were."""
+    code = (
+        "import sys, warnings, torch; before = set(sys.modules); state = torch.get_rng_state();"
+        "filters = list(warnings.filters); threads = torch.get_num_threads();"
+        "import weightaug;"
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before};"
+        "print(*sorted(new & {'scipy', 'safetensors', 'hypothesis', 'sklearn', 'matplotlib', 'tqdm', 'tyro'}));"
+        "assert torch.equal(state, torch.get_rng_state()) and filters == warnings.filters;"
+        "assert threads == torch.get_num_threads()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def requirement(line: str) -> str:
+    return re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower()
+
+
+def test_the_wheel_holds_weightaug_alone() -> None:
+    """.ci/run builds the wheel and looks into it; here, what the build is told."""
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["weightaug"]}
+    assert (ROOT / "weightaug" / "py.typed").exists()
+    assert {requirement(r) for r in PROJECT["project"]["dependencies"]} == {"torch", "numpy", "scipy", "safetensors"}
+
+
+def test_constraints_pin_every_direct_dependency_within_its_bound() -> None:
+    lines = [l for l in (ROOT / "constraints.txt").read_text().splitlines() if l and not l.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    extras = [r for group in PROJECT["project"]["optional-dependencies"].values() for r in group]
+    wanted = [*PROJECT["project"]["dependencies"], *extras, *PROJECT["build-system"]["requires"]]
+    assert set(pins) == {requirement(r) for r in wanted if requirement(r) != "weightaug"}
+    for line in wanted:
+        if ">=" in line:
+            name, _, bound = line.partition(">=")
+            assert version(pins[requirement(name)]) >= version(bound), line
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def test_version_is_told_once() -> None:
+    assert weightaug.__version__ == PROJECT["project"]["version"]
+
+
+def test_the_package_imports_only_what_it_declares() -> None:
+    allowed = {"torch", "numpy", "scipy", "safetensors", "weightaug", "__future__"} | set(sys.stdlib_module_names)
+    optional = {"hypothesis": "testing.py", "torch_linear_assignment": "assignment.py", "torch_geometric": "pyg.py"}
+    for file in (ROOT / "weightaug").rglob("*.py"):
+        for name in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), flags=re.MULTILINE):
+            assert name in allowed or optional.get(name) == file.name, f"{file.relative_to(ROOT)} imports {name}"
+
+
+if __name__ == "__main__":
+    names = {module: sorted(importlib.import_module(module).__all__) for module in PUBLIC}
+    (ROOT / "tests" / "public_names.json").write_text(json.dumps(names, indent=1) + "\n")
