@@ -174,7 +174,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Layer:
-    """An affine map from one space to another. Its weight has the axes (written, read, *kernel).
+    """An affine map from one space to another. Its weight has the axes ``(written, read, *kernel)``.
 
     Args:
         name: Unique within the architecture.
@@ -408,7 +408,7 @@ class Architecture:
         return len(self.spaces) == len(self.layers) + 1 and w.writes[:-1] == w.reads[1:]
 
     def weight_shape(self, layer: int) -> tuple[int, ...]:
-        """Shape of a layer's weight without batch dimensions: (written, read, *kernel)."""
+        """Shape of a layer's weight without batch dimensions: ``(written, read, *kernel)``."""
         w = self.wiring
         return (self.spaces[w.writes[layer]].size, self.spaces[w.reads[layer]].size, *self.layers[layer].kernel)
 
