@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
+from weightaug.group import GroupElement
 from weightaug.matching.assignment import assign
 from weightaug.matching.rules import Rule, neighbours
 
@@ -50,6 +52,33 @@ class Moves:
             [None if r.sign is None else torch.ones_like(i, dtype=x.dtype) for r, i in zip(rules, index, strict=True)],
             [None if r.half_period is None else torch.zeros_like(i) for r, i in zip(rules, index, strict=True)],
         )
+
+    @classmethod
+    def of(cls, group: GroupElement, x: WeightSpaceElement, rules: Sequence[Rule]) -> Moves:
+        """The part of a group element that the rules allow (positive scales aside)."""
+        moves = cls.identity(x, rules)
+        for s, (p, a, k) in enumerate(zip(group.permutation, group.scale, group.shift, strict=True)):
+            if p is not None:
+                moves.permutation[s] = p.clone()
+            if a is not None and moves.sign[s] is not None:
+                moves.sign[s] = a.sign()
+            if k is not None and moves.shift[s] is not None:
+                moves.shift[s] = k.clone()
+        return moves
+
+    def group(self, architecture: Architecture) -> GroupElement:
+        """The moves as a group element of a flat batch."""
+        return GroupElement.of(
+            architecture, permutation=tuple(self.permutation), scale=tuple(self.sign), shift=tuple(self.shift)
+        )
+
+    def __getitem__(self, index: slice) -> Moves:
+        """A part of the batch, copied."""
+
+        def part(ts: list[Tensor | None]) -> list[Tensor | None]:
+            return [None if t is None else t[index].clone() for t in ts]
+
+        return Moves([p[index].clone() for p in self.permutation], part(self.sign), part(self.shift))
 
     @classmethod
     def cat(cls, parts: Sequence[Moves]) -> Moves:
@@ -252,6 +281,10 @@ class Pairs:
 
     # -- whole algorithms ----------------------------------------------------------------------------
 
+    def identity(self) -> Moves:
+        """The neutral moves."""
+        return Moves.identity(self.b, self.rules)
+
     def descend(
         self,
         moves: Moves,
@@ -305,7 +338,7 @@ class Pairs:
         From the inputs to the outputs, this finds a planted copy exactly: when all that a space reads is
         aligned, every neuron meets its own incoming weights.
         """
-        moves = Moves.identity(self.b, self.rules)
+        moves = self.identity()
         everyone = torch.arange(self.size, device=self.a.device)
         known: frozenset[int] = frozenset()
         for s in order:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
-from weightaug.group import GroupElement
+from weightaug.group import GroupElement, act
+from weightaug.matching.activation import match_activations
 from weightaug.matching.assignment import on_device_solver
+from weightaug.matching.canonical import balance, canonicalize, flat64, topological_slots, unflat
 from weightaug.matching.descent import Moves, Pairs
 from weightaug.matching.rules import Rule, Symmetry, check_pair, resolve
+from weightaug.matching.sinkhorn import relax
 
-__all__ = ["match"]
+__all__ = ["DEFAULT_STARTS", "STARTS", "distance", "match", "solve", "working_device"]
 
 # Entries of score matrices that are worked on at a time on a CPU: they stay in the cache, chunks of pairs run in
 # threads of their own, and torch starts no OpenMP team of its own below this size.
 _CHUNK = 32767
+
+STARTS = ("identity", "reverse", "forward", "backward", "canonical", "random")
+DEFAULT_STARTS = ("identity", "forward")
+
+Method = Literal["weight", "activation", "sinkhorn"]
 
 
 @torch.no_grad()
@@ -27,64 +36,213 @@ def match(
     b: WeightSpaceElement,
     *,
     symmetry: Symmetry = "auto",
+    method: Method = "weight",
+    starts: Sequence[str] | None = None,
+    inputs: Tensor | None = None,
     max_sweeps: int = 100,
+    generator: torch.Generator | None = None,
 ) -> GroupElement:
     """Aligns b to a: finds a symmetry g such that ``act(b, g)`` is close to ``a``, for each pair of a batch.
 
     The function of b is preserved: only its position in its orbit changes. Inputs are not modified, and no
     autograd graph is recorded.
 
+    ``method="weight"`` minimises the squared distance of the parameters by coordinate descent over the
+    hidden spaces. In each space the best permutation, signs and phases together come from one assignment
+    problem, so the distance never grows, and it is never larger than before matching. Positive scales are
+    taken out first: both networks are balanced (every neuron's incoming norm equals its outgoing norm), the
+    distance is the one between the balanced networks, and b ends in the scales of a.
+
+    ``method="activation"`` matches the values of the hidden neurons at ``inputs`` instead, one assignment
+    per space. ``method="sinkhorn"`` relaxes permutations and signs to soft ones, descends along the gradient
+    of the distance, rounds by an assignment, and ends with ``"weight"`` from there (or from the identity,
+    where that is better).
+
     Args:
         a: The networks to align to, of any batch shape.
         b: The networks to align, of the same architecture and batch shape.
         symmetry: ``"auto"`` for every symmetry that the activations allow, ``"permutation"`` for the
             paper's, or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``.
-        max_sweeps: Limit on the visits per hidden space.
+        method: ``"weight"``, ``"activation"`` or ``"sinkhorn"``.
+        starts: Where the weight matching starts; for each pair the best result is kept. ``"identity"``,
+            ``"reverse"`` (the identity, spaces visited from last to first), ``"forward"`` (each space by its
+            incoming weights, inputs first: finds a planted copy exactly), ``"backward"``, ``"canonical"``
+            (both networks in canonical form), ``"random"``; a name may be repeated. None for ``("identity",)``
+            with permutations alone, as in Git Re-Basin, and ``("identity", "forward")`` otherwise.
+        inputs: Coordinates ``(n, in)`` for ``method="activation"``.
+        max_sweeps: Limit on the visits per hidden space and start.
+        generator: Source of the random starts, on the CPU; None for torch's global one.
 
     Returns:
         The group element, with tensors ``(*batch, size)`` on the device of a.
 
     Raises:
-        ValueError: If the architectures, batch shapes or devices differ, a value is not finite, or the
-            symmetry does not exist in this architecture.
+        ValueError: If the architectures, batch shapes or devices differ, a value is not finite, the
+            symmetry does not exist in this architecture, or an argument is not one of the above.
+
+    Source: section 4 of the paper, and Ainsworth et al. (2022), Git Re-Basin, for permutations.
     """
     check_pair(a, b)
     rules = resolve(a.architecture, symmetry)
-    moves = _run(_flat(a), _flat(b), rules, max_sweeps)
-    return _to_group(a, rules, moves)
+    if method not in ("weight", "activation", "sinkhorn"):
+        raise ValueError(f"method: expected 'weight', 'activation' or 'sinkhorn', got {method!r}")
+    if (inputs is not None) != (method == "activation"):
+        raise ValueError(
+            f"method={method!r}, inputs {'given' if inputs is not None else 'missing'}: activation matching needs "
+            "inputs=coordinates of shape (n, in), and only that method takes them"
+        )
+    if method != "weight" and starts is not None:
+        raise ValueError(f"method={method!r} takes no starts, got {starts!r}; they belong to method='weight'")
+    if starts is None:
+        starts = ("identity",) if all(r == Rule() for r in rules) else DEFAULT_STARTS
+    unknown = [s for s in starts if s not in STARTS]
+    if unknown or not starts:
+        raise ValueError(f"starts: expected one or several of {STARTS}, got {unknown[0] if unknown else starts!r}")
+    if not rules:
+        return GroupElement.identity(a.architecture)
+    device = working_device(a)
+    flat_a, flat_b = flat64(a, device), flat64(b, device)
+    balance_a, balance_b = balance(flat_a, rules), balance(flat_b, rules)
+    flat_a, flat_b = act(flat_a, balance_a), act(flat_b, balance_b)
+    if inputs is not None:
+        moves = match_activations(flat_a, flat_b, rules, inputs)
+    else:
+        first = [relax(flat_a, flat_b, rules)] if method == "sinkhorn" else []
+        names = ("identity",) if method == "sinkhorn" else starts
+        moves, _ = solve(flat_a, flat_b, rules, names, first, max_sweeps=max_sweeps, generator=generator)
+    return unflat(balance_a.inverse() @ moves.group(a.architecture) @ balance_b, a)
 
 
-def _flat(x: WeightSpaceElement) -> WeightSpaceElement:
-    """A flat float64 batch, on the device if assignments can be solved there."""
-    dims = len(x.batch_shape)
-    device = x.device if x.device.type == "cuda" and on_device_solver() else torch.device("cpu")
-    return x.map(lambda t: t.detach().to(device, torch.float64).reshape(x.batch_shape.numel(), *t.shape[dims:]))
+@torch.no_grad()
+def distance(
+    a: WeightSpaceElement,
+    b: WeightSpaceElement,
+    *,
+    symmetry: Symmetry = "auto",
+    starts: Sequence[str] = DEFAULT_STARTS,
+    max_sweeps: int = 100,
+) -> Tensor:
+    """The Euclidean distance of the parameters after alignment, for each pair of a batch.
+
+    Zero if a symmetry turns one network into the other, and symmetric (both directions are aligned, and the
+    better one counts). An upper bound of the distance of the orbits, which is NP-hard to compute. With
+    positive scales, it is the distance of the balanced networks (see :func:`match`).
+
+    Args:
+        a: Networks of any batch shape.
+        b: Networks of the same architecture and batch shape.
+        symmetry: As for :func:`match`.
+        starts: As for :func:`match`; random starts would break the symmetry.
+        max_sweeps: As for :func:`match`.
+
+    Returns:
+        Distances, ``(*batch,)``, in the dtype of a.
+
+    Raises:
+        ValueError: As for :func:`match`, or for random starts.
+    """
+    check_pair(a, b, verb="measure the distance of")
+    rules = resolve(a.architecture, symmetry)
+    wrong = [s for s in starts if s not in STARTS or s == "random"]
+    if wrong or not starts:
+        raise ValueError(f"starts: expected one or several of {STARTS[:-1]}, got {wrong[0] if wrong else starts!r}")
+    device = working_device(a)
+    flat = [flat64(x, device) for x in (a, b)]
+    x, y = (act(f, balance(f, rules)) for f in flat)
+
+    def one_way(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
+        if not rules:
+            return (x.flatten() - y.flatten()).square().sum(-1)
+        moves, _ = solve(x, y, rules, starts, max_sweeps=max_sweeps)
+        return (x.flatten() - act(y, moves.group(a.architecture)).flatten()).square().sum(-1)
+
+    best = torch.minimum(one_way(x, y), one_way(y, x)).sqrt()
+    return best.reshape(a.batch_shape).to(a.device, a.dtype)
 
 
-def _run(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], max_sweeps: int) -> Moves:
-    largest = max([space.size for space in a.architecture.hidden], default=1)
+def working_device(x: WeightSpaceElement) -> torch.device:
+    """Where matching runs: on the GPU only if assignments can be solved there."""
+    return x.device if x.device.type == "cuda" and on_device_solver() else torch.device("cpu")
+
+
+def solve(
+    a: WeightSpaceElement,
+    b: WeightSpaceElement,
+    rules: Sequence[Rule],
+    starts: Sequence[str],
+    first: Sequence[Moves] = (),
+    *,
+    max_sweeps: int = 100,
+    generator: torch.Generator | None = None,
+) -> tuple[Moves, Tensor]:
+    """Coordinate descent from several starts, the best result kept for each pair.
+
+    Args:
+        a: The networks to align to, a flat float64 batch with balanced scales.
+        b: The networks to align, likewise.
+        rules: The symmetries in use.
+        starts: Names of starts.
+        first: More starts.
+        max_sweeps: Limit on the visits per hidden space and start.
+        generator: Source of the random starts.
+
+    Returns:
+        The moves, and the objective that they reach, ``(B,)``.
+    """
+    arch = a.architecture
+    drawn = [_random(b, rules, generator) for name in starts if name == "random"]
+    if "canonical" in starts:
+        # Scales are balanced already, and phases of networks from afar need no canonical frame of their own.
+        group = canonicalize(a).inverse() @ canonicalize(b)
+        first = [*first, Moves.of(group, b, rules)]
+    largest = max(space.size for space in arch.hidden)
     size = max(len(a), 1) if a.device.type != "cpu" else max(_CHUNK // largest**2, 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
+    forward = topological_slots(arch)
 
     @torch.no_grad()  # the grad mode belongs to the thread
-    def work(chunk: slice) -> Moves:
+    def work(chunk: slice) -> tuple[Moves, Tensor]:
         pairs = Pairs(a[chunk], b[chunk], rules)
-        return pairs.descend(Moves.identity(b[chunk], rules), max_sweeps=max_sweeps)
+        best = pairs.identity()
+        reached = pairs.objective(best)
 
+        def consider(moves: Moves, order: Sequence[int] = forward) -> None:
+            nonlocal best, reached
+            moves = pairs.descend(moves, order=order, max_sweeps=max_sweeps)
+            value = pairs.objective(moves)
+            best = moves.where(value > reached, best)
+            reached = torch.maximum(value, reached)
+
+        for moves in [*first, *drawn]:
+            consider(moves[chunk])
+        for name in starts:
+            if name == "identity":
+                consider(pairs.identity())
+            elif name == "reverse":
+                consider(pairs.identity(), forward[::-1])
+            elif name == "forward":
+                consider(pairs.walk(forward))
+            elif name == "backward":
+                consider(pairs.walk(forward[::-1]), forward[::-1])
+        return best, reached
+
+    done = _in_threads(work, chunks)
+    return Moves.cat([moves for moves, _ in done]), torch.cat([reached for _, reached in done])
+
+
+def _in_threads(work: Callable[[slice], tuple[Moves, Tensor]], chunks: Sequence[slice]) -> list[tuple[Moves, Tensor]]:
     workers = min(len(chunks), torch.get_num_threads())
     if workers == 1:
-        return Moves.cat([work(chunk) for chunk in chunks])
+        return [work(chunk) for chunk in chunks]
     with ThreadPoolExecutor(workers) as pool:
-        return Moves.cat(list(pool.map(work, chunks)))
+        return list(pool.map(work, chunks))
 
 
-def _to_group(x: WeightSpaceElement, rules: Sequence[Rule], moves: Moves) -> GroupElement:
-    def shaped(t: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
-        return t.reshape(*x.batch_shape, t.shape[-1]).to(x.device, dtype)
-
-    return GroupElement.of(
-        x.architecture,
-        permutation=tuple(shaped(p) for p in moves.permutation),
-        scale=tuple(None if s is None else shaped(s, x.dtype) for s in moves.sign),
-        shift=tuple(None if k is None else shaped(k) for k in moves.shift),
-    )
+def _random(x: WeightSpaceElement, rules: Sequence[Rule], generator: torch.Generator | None) -> Moves:
+    moves = Moves.identity(x, rules)
+    for s, p in enumerate(moves.permutation):
+        moves.permutation[s] = torch.rand(p.shape, generator=generator).argsort(-1).to(p.device)
+        sign = moves.sign[s]
+        if sign is not None:
+            moves.sign[s] = (1 - 2 * torch.randint(2, p.shape, generator=generator)).to(sign)
+    return moves

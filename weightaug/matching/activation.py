@@ -1,0 +1,102 @@
+"""Activation matching: neurons are alike if they take the same values at the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weightaug.element import WeightSpaceElement
+from weightaug.matching.assignment import assign
+from weightaug.matching.descent import Moves
+from weightaug.matching.rules import Rule
+
+__all__ = ["match_activations"]
+
+
+def match_activations(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], inputs: Tensor) -> Moves:
+    """The best permutation, sign and phase of each space for the values of its neurons.
+
+    A neuron's value depends on no other move (up to its own sign), so each space is one assignment problem.
+
+    Args:
+        a: The networks to align to, a flat float64 batch.
+        b: The networks to align, likewise.
+        rules: The symmetries in use.
+        inputs: Coordinates, ``(n, in)``.
+
+    Raises:
+        ValueError: If the inputs do not fit or are not finite.
+    """
+    if inputs.dim() != 2 or not bool(torch.isfinite(inputs).all()):
+        raise ValueError(f"inputs: expected finite coordinates of shape (n, in), got shape {tuple(inputs.shape)}")
+    x = inputs.detach().to(a.device, a.dtype)
+    before_a, before_b = _pre_activations(a, x), _pre_activations(b, x)
+    moves = Moves.identity(b, rules)
+    for s, (space, rule) in enumerate(zip(a.architecture.hidden, rules, strict=True)):
+        assert space.activation is not None
+        za, zb = before_a[s], before_b[s]
+        score = space.activation(za).mT @ space.activation(zb)
+        # The sign of a neuron's value is free with an odd activation, and with phases.
+        free = rule.sign == "odd" or rule.half_period is not None
+        found = assign(score.abs() if free else score)
+        moves.permutation[s] = found
+        if rule.sign is None and rule.half_period is None:
+            continue
+        picked = score.gather(2, found.unsqueeze(-1)).squeeze(-1)
+        flipped = (picked < 0) & free
+        moves.sign[s], moves.shift[s] = _sign_and_shift(
+            za, zb.gather(2, found.unsqueeze(1).expand(-1, zb.shape[1], -1)), flipped, rule
+        )
+    return moves
+
+
+def _sign_and_shift(za: Tensor, zb: Tensor, flipped: Tensor, rule: Rule) -> tuple[Tensor | None, Tensor | None]:
+    """Among the moves that flip the right values, those that bring the pre-activations ``(B, m, n)`` closest."""
+    h = rule.half_period
+    if h is None:
+        if rule.sign == "odd":
+            return torch.where(flipped, -1.0, 1.0).to(za.dtype), None
+        return torch.where((za * zb).sum(1) < 0, -1.0, 1.0).to(za.dtype), None
+    choices = []
+    for sign in (1, -1) if rule.sign is not None else (1,):
+        # Values flip with the sign (odd activations) and with an odd number of half periods.
+        parity = (flipped ^ (sign < 0 and rule.sign == "odd")).to(za.dtype)
+        gap = za - sign * zb
+        shift = 2 * ((gap.mean(1) / h - parity) / 2).round() + parity
+        choices.append(((gap - (shift * h).unsqueeze(1)).square().sum(1), shift))
+    if len(choices) == 1:
+        return None, choices[0][1].to(torch.int64)
+    minus = choices[1][0] < choices[0][0]
+    sign_out = torch.where(minus, -1.0, 1.0).to(za.dtype)
+    return sign_out, torch.where(minus, choices[1][1], choices[0][1]).to(torch.int64)
+
+
+def _pre_activations(x: WeightSpaceElement, coordinates: Tensor) -> list[Tensor]:
+    """What every hidden space gets, ``(B, n, size)`` each."""
+    arch, wiring = x.architecture, x.architecture.wiring
+    if len(wiring.inputs) != 1 or any(layer.kernel for layer in arch.layers):
+        raise ValueError(
+            "activation matching needs one input space and linear layers, got inputs "
+            f"{[s.name for s in arch.inputs]} and kernels {[l.kernel for l in arch.layers]}; use method='weight'"
+        )
+    width = arch.spaces[wiring.inputs[0]].size
+    if coordinates.shape[-1] != width:
+        raise ValueError(f"inputs: expected coordinates of shape (n, {width}), got {tuple(coordinates.shape)}")
+    after = {wiring.inputs[0]: coordinates.expand(len(x), *coordinates.shape)}
+    before: dict[int, Tensor] = {}
+    for space in wiring.order[1:]:
+        activation = arch.spaces[space].activation
+        if activation is None:
+            continue
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        for l, (read, write) in enumerate(zip(wiring.reads, wiring.writes, strict=True)):
+            if write == space:
+                total = total + after[read] @ x.weights[l].mT
+                bias = x.biases[l]
+                if bias is not None:
+                    total = total + bias.unsqueeze(1)
+        before[space] = total
+        after[space] = activation(total)
+    return [before[space] for space in wiring.hidden]
