@@ -88,6 +88,40 @@ def test_views_and_expanded_tensors_can_be_saved(tmp_path: Path) -> None:
     assert load(tmp_path / "set").labels.tolist() == [3, 4, 5]  # type: ignore[union-attr]
 
 
+def test_one_tensor_in_two_roles_can_be_saved(tmp_path: Path) -> None:
+    save(tmp_path / "set", random_element(SIREN, (7,)), LABELS, columns={"again": LABELS})
+    assert torch.equal(load(tmp_path / "set").columns["again"], LABELS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_files_have_the_mode_that_the_user_wants(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        save(tmp_path / "set", random_element(SIREN, (7,)))
+    finally:
+        os.umask(mask)
+    assert {f.stat().st_mode & 0o777 for f in (tmp_path / "set").iterdir()} == {0o640}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append(Path(f"/proc/self/fd/{descriptor}").resolve().suffix)
+        flush(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        events.append(f"rename {target.suffix}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    save(tmp_path / "set", random_element(SIREN, (7,)))
+    assert events == [".tmp", "rename .safetensors", "", ".tmp", "rename .json", ""]  # "": the folder itself
+
+
 def test_save_replaces_and_cleans_up(folder: Path) -> None:
     (folder / "shard-00009-interrupted.safetensors").write_bytes(b"")
     save(folder, random_element(RESIDUAL, (2,)))
