@@ -1,0 +1,105 @@
+"""Pairs of networks that are fitted to real images, for the alignment benchmark."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
+from benchmarks.data.images import digits, pixel_grid
+from benchmarks.settings import ConventionName, FitSettings
+from weightaug import Architecture, WeightSpaceElement, cat
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Two views (initialisations) of each of some images.
+
+    Attributes:
+        views: The networks of each view, ``(n,)``.
+        images: What they show, ``(n, points)``, in the value range of the convention.
+        coordinates: Where, ``(points, 2)``.
+        peak: Width of the value range.
+        psnr: Of the reconstructions, ``(2, n)``.
+    """
+
+    views: tuple[WeightSpaceElement, WeightSpaceElement]
+    images: Tensor
+    coordinates: Tensor
+    peak: float
+    psnr: Tensor
+
+
+def read_images(data_dir: Path | None, count: int) -> Tensor:
+    """The first images of Fashion-MNIST's training set in a folder, or of scikit-learn's digits without one.
+
+    Returns:
+        ``(count, height, width)`` in [0, 1].
+    """
+    if data_dir is None:
+        return digits().values[:count]
+    path = data_dir / "train-images-idx3-ubyte.gz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected Fashion-MNIST's training images; give their folder as --data-dir")
+    with gzip.open(path) as file:
+        header = np.frombuffer(file.read(16), ">i4")
+        if header[0] != 2051:
+            raise ValueError(f"{path}: expected an idx file of images (2051), got {header[0]}")
+        height, width = int(header[2]), int(header[3])
+        pixels = np.frombuffer(file.read(count * height * width), np.uint8)
+    return torch.from_numpy(pixels.reshape(-1, height, width).astype(np.float32) / 255)
+
+
+def load_fits(convention: ConventionName, data_dir: Path | None, count: int, folder: Path) -> Fits:
+    """Fits two networks to each image, or reads them from an earlier run; goes on where that one stopped."""
+    settings = FitSettings(convention_name=convention)
+    low, high = settings.convention.target_range
+    values = read_images(data_dir, count)
+    coordinates = pixel_grid(*values.shape[1:])
+    targets = low + (high - low) * values.flatten(1)
+    name = "digits" if data_dir is None else data_dir.name
+    arch = siren_architecture(settings.convention, (2, *settings.hidden, 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    size = 32
+    views: list[list[WeightSpaceElement]] = [[], []]
+    psnr: list[list[Tensor]] = [[], []]
+    with tqdm(total=2 * len(values), desc=f"fitting {convention}", unit="network", dynamic_ncols=True) as bar:
+        for view in (0, 1):
+            for first in range(0, len(values), size):
+                last = min(first + size, len(values))
+                path = folder / f"{name}-{convention}-{view}-{first}-{last}.safetensors"
+                if not path.exists():
+                    _fit_to_file(path, settings, arch, coordinates, targets, range(first, last), name, view, bar)
+                else:
+                    bar.update(last - first)
+                stored = load_file(path)
+                views[view].append(WeightSpaceElement.unflatten(arch, stored["parameters"]))
+                psnr[view].append(stored["psnr"])
+    joined = (cat(views[0]), cat(views[1]))
+    return Fits(joined, targets, coordinates, high - low, torch.stack([torch.cat(p) for p in psnr]))
+
+
+def _fit_to_file(
+    path: Path,
+    settings: FitSettings,
+    arch: Architecture,
+    coordinates: Tensor,
+    targets: Tensor,
+    which: range,
+    name: str,
+    view: int,
+    bar: tqdm[object],
+) -> None:
+    seeds = [seed_of("alignment", name, settings.convention_name, view, i) for i in which]
+    start = initial_weights(settings.convention, arch, seeds)
+    fitted = fit(coordinates, targets[which.start : which.stop], start, settings, progress=bar.update)
+    temporary = path.with_suffix(".part")
+    save_file({"parameters": fitted.element.flatten(), "psnr": fitted.psnr}, temporary)
+    temporary.rename(path)
