@@ -251,10 +251,31 @@ def test_layers_registered_in_another_order_are_refused() -> None:
 
     with pytest.raises(ValueError, match="the order of the layers in names="):
         from_modules(Swapped(), "relu")
-    element = from_modules(
-        Swapped(), architecture=Architecture.mlp((4, 4, 4), "relu"), names={"layer0": "a", "layer1": "b"}
-    )
-    assert element.architecture.num_parameters == 40
+    names = {"layer0": "a", "layer1": "b"}
+    element = from_modules(Swapped(), "relu", names=names)
+    with pytest.raises(ValueError, match="the order of the layers in names="):
+        to_modules(element, like=Swapped())
+    back = to_modules(element, like=Swapped(), names=names)
+    assert isinstance(back, Swapped)
+    assert torch.equal(back.a.weight, element.weights[0])
+
+
+def test_deep_single_precision_modules_are_not_refused_for_rounding() -> None:
+    net = Siren((2, *(32,) * 6, 3)).float()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(3.0)  # chaotic: in single precision the outputs differ visibly
+    assert from_modules(net, Activation("sine", omega=30.0), output_offset=0.5).dtype == torch.float32
+
+
+def test_a_module_that_cannot_be_evaluated_says_how_to_go_on() -> None:
+    class Broken(Siren):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("needs a camera")
+
+    with pytest.raises(ValueError, match=r"could not be evaluated .*needs a camera; .*check_function=False"):
+        from_modules(Broken(), Activation("sine", omega=30.0))
+    from_modules(Broken(), Activation("sine", omega=30.0), check_function=False)
 
 
 def test_reading_modules_has_no_side_effect() -> None:

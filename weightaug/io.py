@@ -3,6 +3,7 @@
 - Nothing is pickled; a file from a stranger can be opened without running its code.
 - A reader sees either the old data set or the new one: every file is written under a temporary name, flushed
   to the disk and renamed, the manifest last, and no shard that a manifest names is ever written over.
+- There may be any number of readers, and one writer at a time.
 - Everything is checked: the manifest carries its own checksum and those of the shards.
 - Shards are memory-mapped: the pages belong to the system, and worker processes share them.
 
