@@ -175,6 +175,8 @@ def add_noise(element: WeightSpaceElement, noise: WeightSpaceElement, scale: flo
     batch = len(element.batch_shape)
 
     def one(tensor: Tensor, eps: Tensor) -> Tensor:
+        if tensor.shape[batch:].numel() == 1 or tensor.numel() == 0:
+            return tensor
         dims = tuple(range(batch, tensor.dim()))
         return torch.addcmul(tensor, eps, tensor.std(dims, correction=0, keepdim=True), value=scale)
 

@@ -169,14 +169,21 @@ class GroupElement:
         return f"GroupElement({'; '.join(spaces)}; batch_shape={tuple(self.batch_shape)})"
 
 
-pytree.register_pytree_node(
-    GroupElement,
-    lambda g: ([list(g.permutation), list(g.scale), list(g.shift)], g.architecture),
-    lambda parts, architecture: GroupElement(architecture, *(tuple(p) for p in parts)),
-    serialized_type_name="weightaug.GroupElement",
-    to_dumpable_context=Architecture.to_json,
-    from_dumpable_context=Architecture.from_json,
-)
+def _flatten(group: GroupElement) -> tuple[list[Tensor], tuple[Architecture, tuple[bool, ...]]]:
+    # Absent parts are no leaves, so that vmap and indexing see tensors only.
+    slots = (*group.permutation, *group.scale, *group.shift)
+    return [t for t in slots if t is not None], (group.architecture, tuple([t is not None for t in slots]))
+
+
+def _unflatten(tensors: Any, context: tuple[Architecture, tuple[bool, ...]]) -> GroupElement:
+    architecture, present = context
+    rest = iter(tensors)
+    slots = [next(rest) if given else None for given in present]
+    n = len(slots) // 3
+    return GroupElement(architecture, tuple(slots[:n]), tuple(slots[n : 2 * n]), tuple(slots[2 * n :]))
+
+
+pytree.register_pytree_node(GroupElement, _flatten, _unflatten)
 
 
 def _take(values: Tensor | None, permutation: Tensor | None) -> Tensor | None:

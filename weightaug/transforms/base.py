@@ -115,10 +115,8 @@ class Transform(ABC):
     # -- configuration -------------------------------------------------------------------------------
 
     def asdict(self) -> dict[str, Any]:
-        """The configuration as plain values, with the class name under ``"transform"``."""
-        return {"transform": type(self).__name__} | {
-            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)
-        }
+        """The configuration as plain values, with the class name under ``"type"``."""
+        return {"type": type(self).__name__} | {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @staticmethod
     def fromdict(config: Mapping[str, Any]) -> Transform:
@@ -128,10 +126,10 @@ class Transform(ABC):
             ValueError: If there is no such transform, or it does not take these fields.
         """
         known = _subclasses(Transform)  # type: ignore[type-abstract]
-        name = config.get("transform")
+        name = config.get("type")
         if name not in known:
             raise ValueError(f"unknown transform {name!r}; known: {sorted(known)}")
-        fields = {key: _from_plain(value) for key, value in config.items() if key != "transform"}
+        fields = {key: _from_plain(value) for key, value in config.items() if key != "type"}
         try:
             return known[name](**fields)
         except TypeError as error:

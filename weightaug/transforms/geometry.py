@@ -7,11 +7,12 @@ input (paper section 3 and appendix D). The parameters are an :class:`InputMap`,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -22,7 +23,8 @@ from weightaug.transforms.base import Preserves, Transform, check_range
 __all__ = ["Affine", "InputMap", "Reflect", "Rotate", "Scale", "Translate"]
 
 
-class InputMap(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class InputMap:
     """The map x -> matrix x + shift of the input, and the factor of the output.
 
     Attributes:
@@ -40,6 +42,20 @@ class InputMap(NamedTuple):
         if self.matrix is not None:
             x = x @ self.matrix.mT
         return x if self.shift is None else x + self.shift.unsqueeze(-2)
+
+
+def _flatten(params: InputMap) -> tuple[list[Tensor], tuple[bool, ...]]:
+    parts = (params.matrix, params.shift, params.value_factor)
+    return [p for p in parts if p is not None], tuple([p is not None for p in parts])
+
+
+def _unflatten(tensors: Any, present: tuple[bool, ...]) -> InputMap:
+    rest = iter(tensors)
+    return InputMap(*[next(rest) if given else None for given in present])
+
+
+# Absent parts are no leaves, so that vmap and slicing see tensors only.
+pytree.register_pytree_node(InputMap, _flatten, _unflatten)
 
 
 class _Geometry(Transform):
@@ -96,10 +112,12 @@ def _rotation(
     """Rotation matrices ``(*batch, d, d)``: see :class:`Rotate`."""
     d = _dimension(element)
     if degrees is None:
-        q, r = torch.linalg.qr(draws.normal(element, (d, d), generator))
+        gaussian = draws.normal(element, (d, d), generator)
+        # LAPACK has no half precision.
+        q, r = torch.linalg.qr(gaussian if gaussian.element_size() > 2 else gaussian.float())
         q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)  # makes it Haar on O(d)
         flip = torch.linalg.det(q).sign().unsqueeze(-1)
-        return torch.cat([q[..., :1] * flip.unsqueeze(-1), q[..., 1:]], dim=-1)
+        return torch.cat([q[..., :1] * flip.unsqueeze(-1), q[..., 1:]], dim=-1).to(element.dtype)
     bound = math.radians(degrees)
     angle = draws.uniform(element, (), -bound, bound, generator)[..., None, None]
     if d == 2:
@@ -242,7 +260,7 @@ class Scale(_Geometry):
         count = d if self.per_axis else 1
         factor = draws.uniform(element, (count,), 1 - self.amount, 1 + self.amount, generator)
         placed = _about(torch.diag_embed(factor.expand(*factor.shape[:-1], d)), self.center, "Scale")
-        return placed._replace(value_factor=factor[..., 0].reciprocal()) if self.signed_distance else placed
+        return replace(placed, value_factor=factor[..., 0].reciprocal()) if self.signed_distance else placed
 
 
 @dataclass(frozen=True)

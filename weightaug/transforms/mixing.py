@@ -52,12 +52,12 @@ class MixParams(NamedTuple):
     Attributes:
         partner: int64 ``(*batch,)``; position of the partner in the flattened batch, or in the pool.
         lam: ``(*batch,)``; the weight of the element itself.
-        group: What the partner is moved by before mixing, or None.
+        group: What the partner is moved by before mixing; the identity if by nothing.
     """
 
     partner: Tensor
     lam: Tensor
-    group: GroupElement | None
+    group: GroupElement
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ class Mixup(Transform):
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> MixParams:
         self.check(element.architecture)
         lam = draws.beta(element, self.alpha, generator)
+        still = GroupElement.identity(element.architecture)
         if self.pool is not None:
             partner = draws.integers(element, (), 0, len(self.pool.element) - 1, generator)
-            return self._moved(element, MixParams(partner, lam, None), generator)
+            return self._moved(element, MixParams(partner, lam, still), generator)
         if not element.batch_shape:
             raise ValueError(
                 f"{type(self).__name__} found one network (batch shape ()), which has no partner; expected a "
@@ -124,7 +125,7 @@ class Mixup(Transform):
             partner = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1)).view(lam.shape)
         if count == 1:
             lam = torch.ones_like(lam)
-        return self._moved(element, MixParams(partner, lam, None), generator)
+        return self._moved(element, MixParams(partner, lam, still), generator)
 
     def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
         """Fills in what the partners are moved by."""
@@ -145,9 +146,7 @@ class Mixup(Transform):
 
     def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
         partners = self._partners(element, params)
-        if params.group is not None:
-            partners = act(partners, params.group)
-        return mix(element, partners, params.lam)
+        return mix(element, act(partners, params.group), params.lam)
 
     def apply_targets(self, targets: tuple[Any, ...], params: MixParams) -> tuple[Any, ...]:
         if self.pool is None or self.targets == "keep":
@@ -266,13 +265,14 @@ class SelfMixup(Transform):
 
         lam = draws.beta(element, self.alpha, generator)
         copy, inner = self.transform.sample_apply(element, generator=generator)
-        group = match(element, copy, symmetry=self.symmetry) if self.align and lam.numel() else None
-        return lam, inner, group
+        if self.align and lam.numel():
+            return lam, inner, match(element, copy, symmetry=self.symmetry)
+        return lam, inner, GroupElement.identity(element.architecture)
 
     def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
         lam, inner, group = params
         copy = self.transform.apply(element, inner)
-        return mix(element, copy if group is None else act(copy, group), lam)
+        return mix(element, act(copy, group), lam)
 
     def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
         return self.transform.apply_targets(targets, params[1])
