@@ -248,10 +248,12 @@ def check_transform(
         AssertionError: If a law does not hold; the message names it.
     """
     targets = tuple(targets)
-    before, targets_before = element.clone(), [t.clone() for t in targets]
-    versions = [t._version for t in [*element.tensors(), *targets]]
+    given = (element, targets)
+    before = pytree.tree_map(Tensor.clone, given)
+    versions = [t._version for t in pytree.tree_leaves(given)]
 
     _law_randomness(transform, element, targets, seed)
+    _law_untouched(given, before, versions)
     params = transform.sample(element, generator=_generator(seed))
     result = transform.apply(element, params)
     _law_form(element, params, result)
@@ -263,11 +265,13 @@ def check_transform(
     _law_preserves(transform, element, params, result, tolerance)
     if graph:
         _law_graph(transform, element, params, result)
+    _law_untouched(given, before, versions)
 
-    assert [t._version for t in [*element.tensors(), *targets]] == versions, "inputs untouched: written in place"
-    assert_equal(element, before, "inputs untouched: the caller's networks changed")
-    for target, old in zip(targets, targets_before, strict=True):
-        assert_equal(target, old, "inputs untouched: the caller's targets changed")
+
+def _law_untouched(given: Any, before: Any, versions: list[int]) -> None:
+    assert_equal(given, before, "inputs untouched: the caller's tensors changed")
+    now = [t._version for t in pytree.tree_leaves(given)]
+    assert now == versions, "inputs untouched: written in place, with the same values"
 
 
 def _generator(seed: int) -> torch.Generator:
