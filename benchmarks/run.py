@@ -18,11 +18,6 @@ from typing import Any, Protocol
 
 import torch
 
-try:
-    from tqdm import tqdm
-except ImportError as error:
-    raise ImportError("the progress bars need tqdm; install it with: pip install 'weightaug[bench]'") from error
-
 
 class Job(Protocol):
     """What an executor runs. It must be picklable."""
@@ -41,41 +36,85 @@ class JobsFailed(RuntimeError):
     """Some jobs raised; the others have finished."""
 
 
-def run_jobs(jobs: Sequence[Job], sizes: Sequence[int], *, name: str, unit: str, workers: int) -> int:
-    """Runs the jobs that are not done, with a bar of the units of work.
+class Executor:
+    """Runs jobs in this process or in worker processes; a context manager that ends the workers.
 
     Args:
-        jobs: What to run.
-        sizes: Units of work of each job.
-        name: Shown before the bar.
-        unit: Name of a unit of work.
         workers: Processes of one thread each; 1 runs the jobs in this process.
-
-    Returns:
-        How many jobs were run.
-
-    Raises:
-        JobsFailed: If a job raised. The others have been run.
-        KeyboardInterrupt: On Ctrl-C; the workers are gone by then, and finished jobs are kept.
     """
-    done = [job.done for job in jobs]
-    waiting = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
-    if not waiting:
-        return 0
-    # On a terminal several times a second; in a log file once in ten seconds.
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    initial = sum(size for size, is_done in zip(sizes, done, strict=True) if is_done)
-    with tqdm(total=sum(sizes), initial=initial, desc=name, unit=unit, mininterval=interval, dynamic_ncols=True) as bar:
-        run = _run_here if workers == 1 else _run_in_processes
-        failures = run(waiting, bar, min(workers, len(waiting)))
-    if failures:
-        raise JobsFailed(
-            f"{len(failures)} of {len(waiting)} jobs failed; the others are kept. First: {failures[0]}"
-        ) from failures[0]
-    return len(waiting)
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._progress: Any = None
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        if kind is None:
+            self._pool.shutdown()
+        else:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+        self._progress.close()
+
+    def run(self, jobs: Sequence[Job], sizes: Sequence[int], *, name: str, unit: str) -> int:
+        """Runs the jobs that are not done, with a bar of the units of work.
+
+        Args:
+            jobs: What to run.
+            sizes: Units of work of each job.
+            name: Shown before the bar.
+            unit: Name of a unit of work.
+
+        Returns:
+            How many jobs were run.
+
+        Raises:
+            JobsFailed: If a job raised. The others have been run.
+        """
+        done = [job.done for job in jobs]
+        waiting = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
+        if not waiting:
+            return 0
+        initial = sum(size for size, is_done in zip(sizes, done, strict=True) if is_done)
+        with _bar(sum(sizes), initial, name, unit) as bar:
+            failures = _run_here(waiting, bar) if self.workers == 1 else self._run_in_pool(waiting, bar)
+        if failures:
+            raise JobsFailed(
+                f"{len(failures)} of {len(waiting)} jobs failed, the others are kept; the first: {failures[0]!r}"
+            ) from failures[0]
+        return len(waiting)
+
+    def _run_in_pool(self, jobs: Sequence[Job], bar: Any) -> list[BaseException]:
+        pool = self._started_pool()
+        failures: list[BaseException] = []
+        pending: set[Future[None]] = {pool.submit(_work, job) for job in jobs}
+        while pending:
+            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            failures += [error for future in finished if (error := future.exception()) is not None]
+            _drain(self._progress, bar)
+        return failures
+
+    def _started_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Freed memory stays in the process: fresh pages from the system cost more than the arithmetic.
+            os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000000")
+            os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4000000000")
+            os.environ.setdefault("MALLOC_TOP_PAD_", "67108864")
+            context = multiprocessing.get_context("spawn")
+            self._progress = context.Queue()
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=context, initializer=_start_worker, initargs=(self._progress,)
+            )
+        return self._pool
 
 
-def _run_here(jobs: Sequence[Job], bar: Any, workers: int) -> list[BaseException]:
+def _run_here(jobs: Sequence[Job], bar: Any) -> list[BaseException]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker, so that both round alike
     failures: list[BaseException] = []
@@ -90,31 +129,14 @@ def _run_here(jobs: Sequence[Job], bar: Any, workers: int) -> list[BaseException
     return failures
 
 
-def _run_in_processes(jobs: Sequence[Job], bar: Any, workers: int) -> list[BaseException]:
-    # Freed memory stays in the process: asking the system for fresh pages costs more than the arithmetic.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000000")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4000000000")
-    os.environ.setdefault("MALLOC_TOP_PAD_", "67108864")
-    context = multiprocessing.get_context("spawn")
-    progress = context.Queue()
-    failures: list[BaseException] = []
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(progress,))
+def _bar(total: int, initial: int, name: str, unit: str) -> Any:
     try:
-        pending: set[Future[None]] = {pool.submit(_work, job) for job in jobs}
-        while pending:
-            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            failures += [error for future in finished if (error := future.exception()) is not None]
-            _drain(progress, bar)
-        pool.shutdown()
-        _drain(progress, bar)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        progress.close()
-    return failures
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError("the progress bars need tqdm; install it with: pip install 'weightaug[bench]'") from error
+    # On a terminal several times a second; in a log file once in ten seconds.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, initial=initial, desc=name, unit=unit, mininterval=interval, dynamic_ncols=True)
 
 
 def _drain(progress: Any, bar: Any) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 
 from benchmarks import report
 from benchmarks.data.store import Part, images_of, load_networks, parts_of
-from benchmarks.run import JobsFailed, run_jobs
+from benchmarks.run import Executor, JobsFailed
 from benchmarks.settings import PRESETS, Settings
 from benchmarks.train import Cell
 
@@ -76,11 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
     kept = sum(cell.done for cell in cells)
     print(f"{len(cells)} cells, {kept} of them from earlier runs; results in {settings.output}", flush=True)
     try:
-        sizes = [part.last - part.first for part in parts]
-        fitted = run_jobs(parts, sizes, name="fitting", unit="network", workers=settings.workers)
-        fitting_time = time.perf_counter() - started
-        epochs = [settings.train.epochs] * len(cells)
-        trained = run_jobs(cells, epochs, name="training", unit="epoch", workers=settings.workers)
+        with Executor(settings.workers) as executor:
+            sizes = [part.last - part.first for part in parts]
+            fitted = executor.run(parts, sizes, name="fitting", unit="network")
+            fitting_time = time.perf_counter() - started
+            epochs = [settings.train.epochs] * len(cells)
+            trained = executor.run(cells, epochs, name="training", unit="epoch")
     except KeyboardInterrupt:
         finished = sum(cell.done for cell in cells)
         raise SystemExit(f"\ninterrupted with {finished} of {len(cells)} cells; the same command goes on") from None

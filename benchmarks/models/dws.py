@@ -13,7 +13,7 @@ hidden neurons that they touch, and the last bias is a feature of the network.
 from __future__ import annotations
 
 import itertools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,29 @@ def features_of(element: WeightSpaceElement) -> Features:
     return Features(tuple(w.unsqueeze(-1) for w in between), tuple(neurons), last_bias)
 
 
+class _Maximum(torch.autograd.Function):
+    """The maximum over one axis, with a backward pass in three sweeps of floats.
+
+    On a CPU that takes an eighth of the time of amax, which makes masks and counts ties.
+
+    Where several values tie, each gets the whole gradient. Behind a ReLU the ties are zeros, through which no
+    gradient goes anyway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dim: int) -> Tensor:
+        largest = values.amax(dim, keepdim=True)
+        ctx.save_for_backward(values, largest)
+        ctx.dim = dim
+        return largest.squeeze(dim)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        values, largest = ctx.saved_tensors
+        is_largest = torch.sub(values, largest).ge_(0)
+        return is_largest.mul_(gradients[0].unsqueeze(ctx.dim)), None
+
+
 class Pool(nn.Module):
     """Pools features to the neurons, and those to the network; the step that layers and head share.
 
@@ -109,7 +132,7 @@ class Pool(nn.Module):
         self.network_norm = norm(counts.total)
 
     def _reduce(self, values: Tensor, dim: int) -> Tensor:
-        return values.mean(dim) if self.reduction == "mean" else values.amax(dim)
+        return values.mean(dim) if self.reduction == "mean" else _Maximum.apply(values, dim)
 
     def forward(self, features: Features) -> tuple[list[Tensor], Tensor]:
         neurons = []
