@@ -320,12 +320,26 @@ def _move(
     one new tensor per parameter when there are no permutations.
     """
     if permutation is not None:
-        index = _spread(permutation, before, after).expand(current.shape)
-        current = current.gather(current.dim() - 1 - after, index)
+        if after and not before:
+            current = _take_rows(current, permutation, after)
+        else:
+            index = _spread(permutation, before, after).expand(current.shape)
+            current = current.gather(current.dim() - 1 - after, index)
     if factor is not None:
         factor = _spread(factor, before, after)
         current = current * factor if current is original else current.mul_(factor)
     return current
+
+
+def _take_rows(tensor: Tensor, permutation: Tensor, after: int) -> Tensor:
+    """Gathers along the axis after the batch: whole rows at once, many times faster than element by element."""
+    batch = tensor.shape[: tensor.dim() - 1 - after]
+    size, count = permutation.shape[-1], batch.numel()
+    if not batch:
+        return tensor.index_select(0, permutation)
+    start = torch.arange(0, count * size, size, device=permutation.device).view(*batch, 1)
+    rows = tensor.reshape(count * size, *tensor.shape[-after:])
+    return rows.index_select(0, (permutation + start).view(count * size)).view(tensor.shape)
 
 
 def _spread(values: Tensor, before: int, after: int) -> Tensor:

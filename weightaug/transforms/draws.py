@@ -33,8 +33,16 @@ def normal(element: WeightSpaceElement, shape: Sequence[int], generator: torch.G
 
 
 def bernoulli(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
-    """1 with probability p, else 0, in the element's dtype."""
-    return empty(element, shape, generator).bernoulli_(p, generator=generator).to(element.device)
+    """True with probability p. Drawn in single precision for every dtype, so that p = 1 means always."""
+    # Comparing uniform numbers is twice as fast as Tensor.bernoulli_ on the CPU.
+    device = element.device if generator is None else generator.device
+    drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float32, generator=generator, device=device)
+    return drawn.lt(p).to(element.device)
+
+
+def signs(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
+    """-1 with probability p, else 1, in the element's dtype."""
+    return bernoulli(element, shape, p, generator).to(element.dtype).mul_(-2).add_(1)
 
 
 def integers(
@@ -52,9 +60,24 @@ def integers(
 
 def permutation(element: WeightSpaceElement, size: int, generator: torch.Generator | None) -> Tensor:
     """Uniform permutations ``(*batch, size)``, int64."""
-    device = element.device if generator is None else generator.device
-    keys = torch.rand((*element.batch_shape, size), generator=generator, device=device)
-    return keys.argsort(-1).to(element.device)
+    return orders(
+        (*element.batch_shape, size), element.device if generator is None else generator.device, generator
+    ).to(element.device)
+
+
+def orders(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Uniform permutations along the last dimension: the order of random keys that carry their position."""
+    size = shape[-1]
+    bits = max(size - 1, 1).bit_length()
+    keys = torch.empty(tuple(shape), dtype=torch.int64, device=device)
+    keys.random_(0, 2 ** (62 - bits), generator=generator)
+    keys = keys.bitwise_left_shift_(bits).bitwise_or_(torch.arange(size, device=device))
+    if device.type == "cpu" and keys.numel():
+        # NumPy sorts short rows of integers several times faster than torch, which also keeps indices.
+        keys.numpy().sort(-1)
+    else:
+        keys = keys.sort(-1).values
+    return keys.bitwise_and_(2**bits - 1)
 
 
 def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator | None) -> Tensor:

@@ -280,7 +280,7 @@ class Reflect(_Geometry):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
-        signs = 1 - 2 * draws.bernoulli(element, (_dimension(element),), self.p, generator)
+        signs = draws.signs(element, (_dimension(element),), self.p, generator)
         return InputMap(torch.diag_embed(signs))
 
 

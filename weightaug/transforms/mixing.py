@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
-from weightaug.functional import TargetMode, mix, mix_target
+from weightaug.functional import TargetMode, mix, mix_into, mix_target
 from weightaug.group import GroupElement, act
 from weightaug.transforms import draws
 from weightaug.transforms.base import Params, Transform, check_range
@@ -58,6 +58,13 @@ class MixParams(NamedTuple):
     partner: Tensor
     lam: Tensor
     group: GroupElement
+
+
+def _take(element: WeightSpaceElement, index: Tensor) -> WeightSpaceElement:
+    """Copies of networks of a batch; like indexing, but faster along one dimension."""
+    if index.dim() != 1:
+        return element[index]
+    return element.map(lambda t: t.index_select(0, index))
 
 
 @dataclass(frozen=True)
@@ -118,11 +125,9 @@ class Mixup(Transform):
                 "batch: mix after collating, or give pool=Pool(networks, targets)"
             )
         count = lam.numel()
-        cycle = draws.permutation(element[(0,) * len(element.batch_shape)] if count else element, count, generator)
-        if count == 0:
-            partner = lam.long()
-        else:
-            partner = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1)).view(lam.shape)
+        device = element.device if generator is None else generator.device
+        cycle = draws.orders((count,), device, generator).to(element.device)
+        partner = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1)).view(lam.shape)
         if count == 1:
             lam = torch.ones_like(lam)
         return self._moved(element, MixParams(partner, lam, still), generator)
@@ -139,14 +144,15 @@ class Mixup(Transform):
                     f"the pool is {pool.dtype} on {pool.device}, the batch {element.dtype} on {element.device}; "
                     "move the pool with Pool(element.to(...), ...)"
                 )
-            return pool[params.partner]
+            return _take(pool, params.partner)
         dims = len(element.batch_shape)
         flat = element if dims == 1 else element.map(lambda t: t.flatten(0, dims - 1))
-        return flat[params.partner]
+        return _take(flat, params.partner)
 
     def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
         partners = self._partners(element, params)
-        return mix(element, act(partners, params.group), params.lam)
+        # The partners are copies already, so they can take the result.
+        return mix_into(act(partners, params.group), element, params.lam)
 
     def apply_targets(self, targets: tuple[Any, ...], params: MixParams) -> tuple[Any, ...]:
         if self.pool is None or self.targets == "keep":

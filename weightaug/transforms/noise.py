@@ -95,4 +95,4 @@ class QuantileDropout(Transform):
         return torch.full(element.batch_shape, self.q, dtype=element.dtype, device=element.device)
 
     def apply(self, element: WeightSpaceElement, params: Tensor) -> WeightSpaceElement:
-        return quantile_dropout(element, params, pooled=self.pooled)
+        return quantile_dropout(element, params, pooled=self.pooled, bound=self.q)

@@ -119,7 +119,7 @@ class SirenNegation(_Symmetry):
         self.check(architecture)
         slots = self._slots(architecture)
         neurons = sum(architecture.hidden[slot].size for slot in slots)
-        signs = 1 - 2 * draws.bernoulli(element, (neurons,), self.p, generator)
+        signs = draws.signs(element, (neurons,), self.p, generator)
         return GroupElement.of(architecture, scale=_scatter(architecture, slots, signs))
 
 
@@ -162,7 +162,7 @@ class SirenBias(_Symmetry):
         neurons = sum(architecture.hidden[slot].size for slot in slots)
         shifts = draws.integers(element, (neurons,), -self.k_max, self.k_max, generator)
         if self.p < 1:
-            shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator).long()
+            shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator)
         return GroupElement.of(architecture, shift=_scatter(architecture, slots, shifts))
 
 
