@@ -10,6 +10,7 @@ from torch import Tensor
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
+from weightaug.matching.assignment import matmul
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
 
 __all__ = ["balance", "canonicalize", "flat64", "topological_slots", "unflat"]
@@ -68,7 +69,7 @@ def balance(x: WeightSpaceElement, rules: Sequence[Rule], *, max_sweeps: int = 2
                 if read is None:
                     incoming += square.sum(2)
                 else:
-                    incoming += (square * (live[read] / factors[read]).unsqueeze(1)).sum(2)
+                    incoming += matmul(square, (live[read] / factors[read]).unsqueeze(2)).squeeze(2)
                 bias = x.biases[l]
                 if bias is not None:
                     incoming += bias.square()
@@ -76,7 +77,7 @@ def balance(x: WeightSpaceElement, rules: Sequence[Rule], *, max_sweeps: int = 2
                 if write is None:
                     outgoing += square.sum(1)
                 else:
-                    outgoing += (square * (live[write] * factors[write]).unsqueeze(2)).sum(1)
+                    outgoing += matmul(square.mT, (live[write] * factors[write]).unsqueeze(2)).squeeze(2)
         return incoming * factors[slot], outgoing / factors[slot]
 
     for _ in range(len(sizes) + 1):  # the death of a neuron can leave another without live ends

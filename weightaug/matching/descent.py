@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
-from weightaug.matching.assignment import assign
+from weightaug.matching.assignment import assign, matmul
 from weightaug.matching.rules import Rule, neighbours
 
 __all__ = ["Moves", "Pairs"]
@@ -177,7 +176,7 @@ class Pairs:
                 xa, xb = xa.flatten(2), xb.permute(0, 2, 3, 1)
                 if other is None:
                     target = view.rows if incoming else view.columns
-                    target += _matmul(xa, xb.flatten(1, 2))
+                    target += matmul(xa, xb.flatten(1, 2))
                 else:
                     view.links.append(_Link(other, incoming, xa.contiguous(), xb.flatten(0, 1).contiguous()))
             if ends[0] == slot and va is not None and vb is not None:
@@ -207,7 +206,7 @@ class Pairs:
             moved = moved.view(*index.shape, *link.b.shape[1:])
             if factor is not None:
                 moved *= factor.view(*factor.shape, 1, 1)
-            product = _matmul(pick(link.a), moved.flatten(1, 2))
+            product = matmul(pick(link.a), moved.flatten(1, 2))
             if link.incoming:
                 rows = product.add_(rows)
             else:
@@ -348,6 +347,112 @@ class Pairs:
             known |= {s}
         return moves
 
+    def anneal(
+        self, order: Sequence[int], *, steps: int = 20, hot: float = 0.3, cold: float = 0.03, iterations: int = 10
+    ) -> Moves:
+        """Deterministic annealing: soft moves, spaces in turns, at a falling temperature, then rounded.
+
+        At temperature t every space holds the mean of its moves under weights exp(score / t), with the
+        permutation relaxed to a doubly stochastic matrix; near the end, that is a coordinate descent.
+
+        Args:
+            order: The order in which spaces are visited.
+            steps: Temperatures.
+            hot: The first temperature, in parts of |a||b| per hidden neuron.
+            cold: The last temperature.
+            iterations: Sinkhorn iterations per visit.
+
+        Source: graduated assignment (Gold and Rangarajan, 1996), here with signs and phases.
+        """
+        neurons = sum(space.size for space in self.a.architecture.hidden)
+        unit = (self._tolerance / (_TOLERANCE * neurons)).view(-1, 1, 1)
+        soft: dict[int, tuple[Tensor, Tensor]] = {}
+        for step in range(steps):
+            temperature = unit * hot * (cold / hot) ** (step / max(steps - 1, 1))
+            for s in order:
+                rows, columns = self._soft_products(s, soft)
+                soft[s] = self._soften(s, rows, columns, temperature, iterations)
+        moves = self.identity()
+        everyone = torch.arange(self.size, device=self.a.device)
+        for s in order:
+            rows, columns = self._soft_products(s, soft)
+            _, found, sign, shift = self._best(s, rows, columns, None)
+            self._set(s, moves, everyone, found, sign, shift)
+            ones = torch.ones_like(found, dtype=rows.dtype) if sign is None else sign
+            hard = torch.zeros_like(rows).scatter_(2, found.unsqueeze(2), ones.unsqueeze(2))
+            flipped = hard.abs() if self.rules[s].sign == "even" else hard
+            soft[s] = hard, flipped if shift is None else flipped * (1 - 2 * (shift & 1)).unsqueeze(2)
+        return moves
+
+    def _soft_products(self, slot: int, soft: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Like ``_products``, with soft moves; a space that has none yet says nothing."""
+        view = self._views[slot]
+        rows, columns = view.rows, view.columns
+        for link in view.links:
+            if link.other not in soft:
+                continue
+            matrix = soft[link.other][1 if link.incoming else 0]
+            n, kernel, this = matrix.shape[1], *link.b.shape[1:]
+            moved = matmul(matrix, link.b.view(self.size, n, kernel * this)).view(self.size, n * kernel, this)
+            product = matmul(link.a, moved)
+            if link.incoming:
+                rows = product.add_(rows)
+            else:
+                columns = product.add_(columns)
+        return rows, columns
+
+    def _soften(
+        self, slot: int, rows: Tensor, columns: Tensor, temperature: Tensor, iterations: int
+    ) -> tuple[Tensor, Tensor]:
+        """The mean move of one space: what it does to the rows that write it and to the columns that read it."""
+        rule, bias = self.rules[slot], self._views[slot].bias
+        options: list[Tensor]
+        if bias is not None:
+            bias_a, bias_b = bias[0].unsqueeze(2), bias[1].unsqueeze(1)
+            options = [*_phase_terms(rows, columns, bias_a, bias_b, rule, 1)]
+            effects = [(1, 1), (1, -1)]
+            if rule.sign is not None:
+                options += [*_phase_terms(rows, columns, bias_a, bias_b, rule, -1)]
+                effects += [(-1, 1), (-1, -1)] if rule.sign == "even" else [(-1, -1), (-1, 1)]
+        elif rule.sign == "odd":
+            options, effects = [rows + columns, -rows - columns], [(1, 1), (-1, -1)]
+        elif rule.sign == "even":
+            options, effects = [rows + columns, columns - rows], [(1, 1), (-1, 1)]
+        else:
+            options, effects = [rows + columns], [(1, 1)]
+        scores = torch.stack(options) / temperature
+        best = scores.amax(0)
+        weights = (scores - best).exp_()
+        total = weights.sum(0)
+        log = best + total.log()
+        # Sinkhorn without logarithms; the floor keeps rows alive that compete for the same columns.
+        kernel = (log - log.amax(2, keepdim=True)).exp_().clamp_min_(1e-200)
+        v = torch.ones_like(kernel[:, :, :1])
+        for _ in range(iterations):
+            u = matmul(kernel, v).reciprocal()
+            v = matmul(kernel.mT, u).reciprocal()
+        share = kernel.mul_(u).mul_(v.mT).div_(total)
+        row, column = torch.zeros_like(share), torch.zeros_like(share)
+        for weight, (on_rows, on_columns) in zip(weights, effects, strict=True):
+            row.add_(weight, alpha=on_rows)
+            column.add_(weight, alpha=on_columns)
+        return row.mul_(share), column.mul_(share)
+
+    def kick(self, moves: Moves, slot: int, part: float, generator: torch.Generator) -> Moves:
+        """A copy of the moves in which a random part of the neurons of one space has changed places."""
+        result = moves[slice(None)]
+        shape, device = moves.permutation[slot].shape, self.a.device
+        hit = torch.rand(shape, generator=generator) < part
+        # The positions of the hit neurons come first in `where`; `source` has the same ones in random order.
+        where = torch.where(hit, 0.0, 1.0).argsort(dim=1, stable=True)
+        shuffled = torch.where(hit, torch.rand(shape, generator=generator), 2.0).argsort(dim=1, stable=True)
+        index = torch.empty_like(where).scatter_(1, where, shuffled).to(device)
+        result.permutation[slot] = moves.permutation[slot].gather(1, index)
+        sign, shift = moves.sign[slot], moves.shift[slot]
+        result.sign[slot] = None if sign is None else sign.gather(1, index)
+        result.shift[slot] = None if shift is None else shift.gather(1, index)
+        return result
+
     def objective(self, moves: Moves) -> Tensor:
         """The objective, <a, g b> - |g b|^2 / 2 up to a constant, ``(B,)``."""
         total = torch.zeros(self.size, dtype=self.a.dtype, device=self.a.device)
@@ -358,17 +463,6 @@ class Pairs:
             total += self._current(s, rows, columns, moves, None)
             done |= {s}
         return total
-
-
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Batched matrix product.
-
-    On the host through numpy: for batches of small matrices torch starts a team of OpenMP threads in every
-    product, whose barriers cost more than the product itself, the more so within worker threads.
-    """
-    if a.device.type != "cpu":
-        return torch.bmm(a, b)
-    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:

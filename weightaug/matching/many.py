@@ -13,7 +13,7 @@ from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
 from weightaug.matching.descent import Moves
 from weightaug.matching.rules import Symmetry, check_finite, resolve
-from weightaug.matching.weight import DEFAULT_STARTS, STARTS, match, solve, working_device
+from weightaug.matching.weight import DEFAULT_STARTS, check_starts, match, solve, working_device
 
 __all__ = ["align_to", "match_many"]
 
@@ -81,9 +81,7 @@ def match_many(
         )
     check_finite(x, "x")
     rules = resolve(x.architecture, symmetry)
-    unknown = [s for s in starts if s not in STARTS]
-    if unknown or not starts:
-        raise ValueError(f"starts: expected one or several of {STARTS}, got {unknown[0] if unknown else starts!r}")
+    check_starts(starts)
     arch, k = x.architecture, x.batch_shape[-1]
     flat = flat64(x, working_device(x))
     balancing = balance(flat, rules)

@@ -18,14 +18,16 @@ from weightaug.matching.descent import Moves, Pairs
 from weightaug.matching.rules import Rule, Symmetry, check_pair, resolve
 from weightaug.matching.sinkhorn import relax
 
-__all__ = ["DEFAULT_STARTS", "STARTS", "distance", "match", "solve", "working_device"]
+__all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "solve", "working_device"]
 
 # Entries of score matrices that are worked on at a time on a CPU: they stay in the cache, chunks of pairs run in
 # threads of their own, and torch starts no OpenMP team of its own below this size.
 _CHUNK = 32767
 
-STARTS = ("identity", "reverse", "forward", "backward", "canonical", "random")
+STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("identity", "forward")
+INVARIANT_STARTS = ("forward", "backward")
+_KICK = 0.3  # part of the neurons of a space that a kick moves
 
 Method = Literal["weight", "activation", "sinkhorn"]
 
@@ -38,6 +40,7 @@ def match(
     symmetry: Symmetry = "auto",
     method: Method = "weight",
     starts: Sequence[str] | None = None,
+    kicks: int = 0,
     inputs: Tensor | None = None,
     max_sweeps: int = 100,
     generator: torch.Generator | None = None,
@@ -66,12 +69,16 @@ def match(
         method: ``"weight"``, ``"activation"`` or ``"sinkhorn"``.
         starts: Where the weight matching starts; for each pair the best result is kept. ``"identity"``,
             ``"reverse"`` (the identity, spaces visited from last to first), ``"forward"`` (each space by its
-            incoming weights, inputs first: finds a planted copy exactly), ``"backward"``, ``"canonical"``
-            (both networks in canonical form), ``"random"``; a name may be repeated. None for ``("identity",)``
-            with permutations alone, as in Git Re-Basin, and ``("identity", "forward")`` otherwise.
+            incoming weights, inputs first: finds a planted copy exactly), ``"backward"``, ``"anneal"`` (soft
+            moves at a falling temperature: slower, and closer), ``"canonical"`` (both networks in canonical
+            form), ``"random"``; a name may be repeated. None for ``("identity",)`` with
+            ``symmetry="permutation"``, as in Git Re-Basin, and ``("identity", "forward")`` otherwise.
+        kicks: How often a part of the neurons of the best result is shuffled, and the descent repeated from
+            there, to leave local optima. The closest alignments take ``starts=("identity", "forward",
+            "anneal")`` and some 40 kicks.
         inputs: Coordinates ``(n, in)`` for ``method="activation"``.
         max_sweeps: Limit on the visits per hidden space and start.
-        generator: Source of the random starts, on the CPU; None for torch's global one.
+        generator: Source of random starts and kicks, on the CPU; None for torch's global one.
 
     Returns:
         The group element, with tensors ``(*batch, size)`` on the device of a.
@@ -91,13 +98,11 @@ def match(
             f"method={method!r}, inputs {'given' if inputs is not None else 'missing'}: activation matching needs "
             "inputs=coordinates of shape (n, in), and only that method takes them"
         )
-    if method != "weight" and starts is not None:
-        raise ValueError(f"method={method!r} takes no starts, got {starts!r}; they belong to method='weight'")
+    if method != "weight" and (starts is not None or kicks):
+        raise ValueError(f"method={method!r} takes no starts and no kicks; they belong to method='weight'")
     if starts is None:
-        starts = ("identity",) if all(r == Rule() for r in rules) else DEFAULT_STARTS
-    unknown = [s for s in starts if s not in STARTS]
-    if unknown or not starts:
-        raise ValueError(f"starts: expected one or several of {STARTS}, got {unknown[0] if unknown else starts!r}")
+        starts = ("identity",) if symmetry == "permutation" else DEFAULT_STARTS
+    check_starts(starts)
     if not rules:
         return GroupElement.identity(a.architecture)
     device = working_device(a)
@@ -109,7 +114,7 @@ def match(
     else:
         first = [relax(flat_a, flat_b, rules)] if method == "sinkhorn" else []
         names = ("identity",) if method == "sinkhorn" else starts
-        moves, _ = solve(flat_a, flat_b, rules, names, first, max_sweeps=max_sweeps, generator=generator)
+        moves, _ = solve(flat_a, flat_b, rules, names, first, kicks, max_sweeps=max_sweeps, generator=generator)
     return unflat(balance_a.inverse() @ moves.group(a.architecture) @ balance_b, a)
 
 
@@ -119,20 +124,22 @@ def distance(
     b: WeightSpaceElement,
     *,
     symmetry: Symmetry = "auto",
-    starts: Sequence[str] = DEFAULT_STARTS,
+    starts: Sequence[str] = INVARIANT_STARTS,
     max_sweeps: int = 100,
 ) -> Tensor:
     """The Euclidean distance of the parameters after alignment, for each pair of a batch.
 
-    Zero if a symmetry turns one network into the other, and symmetric (both directions are aligned, and the
-    better one counts). An upper bound of the distance of the orbits, which is NP-hard to compute. With
-    positive scales, it is the distance of the balanced networks (see :func:`match`).
+    It is zero if a symmetry turns one network into the other; symmetric (both directions are aligned, and the
+    better one counts); and the same wherever in their orbits the networks stand, as long as the starts do
+    not look at that (``"forward"``, ``"backward"``, ``"anneal"`` and ``"canonical"`` do not). It is an upper
+    bound of the distance of the orbits, which is NP-hard to compute, and no metric: the triangle inequality
+    may fail. With positive scales, it is the distance of the balanced networks (see :func:`match`).
 
     Args:
         a: Networks of any batch shape.
         b: Networks of the same architecture and batch shape.
         symmetry: As for :func:`match`.
-        starts: As for :func:`match`; random starts would break the symmetry.
+        starts: As for :func:`match`, without ``"random"``, which would break the symmetry.
         max_sweeps: As for :func:`match`.
 
     Returns:
@@ -143,21 +150,32 @@ def distance(
     """
     check_pair(a, b, verb="measure the distance of")
     rules = resolve(a.architecture, symmetry)
-    wrong = [s for s in starts if s not in STARTS or s == "random"]
-    if wrong or not starts:
-        raise ValueError(f"starts: expected one or several of {STARTS[:-1]}, got {wrong[0] if wrong else starts!r}")
+    check_starts(starts)
+    if "random" in starts:
+        raise ValueError("starts: 'random' would make the distance random and asymmetric; leave it out")
     device = working_device(a)
     flat = [flat64(x, device) for x in (a, b)]
     x, y = (act(f, balance(f, rules)) for f in flat)
 
     def one_way(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
-        if not rules:
-            return (x.flatten() - y.flatten()).square().sum(-1)
-        moves, _ = solve(x, y, rules, starts, max_sweeps=max_sweeps)
-        return (x.flatten() - act(y, moves.group(a.architecture)).flatten()).square().sum(-1)
+        aligned = y
+        if rules:
+            moves, _ = solve(x, y, rules, starts, keep_identity=False, max_sweeps=max_sweeps)
+            aligned = act(y, moves.group(a.architecture))
+        return (x.flatten() - aligned.flatten()).square().sum(-1)
 
     best = torch.minimum(one_way(x, y), one_way(y, x)).sqrt()
     return best.reshape(a.batch_shape).to(a.device, a.dtype)
+
+
+def check_starts(starts: Sequence[str]) -> None:
+    """Checks names of starts.
+
+    Raises:
+        ValueError: If there are none, or one is unknown.
+    """
+    if isinstance(starts, str) or not starts or any(name not in STARTS for name in starts):
+        raise ValueError(f"starts: expected a sequence of one or several of {STARTS}, got {starts!r}")
 
 
 def working_device(x: WeightSpaceElement) -> torch.device:
@@ -171,7 +189,9 @@ def solve(
     rules: Sequence[Rule],
     starts: Sequence[str],
     first: Sequence[Moves] = (),
+    kicks: int = 0,
     *,
+    keep_identity: bool = True,
     max_sweeps: int = 100,
     generator: torch.Generator | None = None,
 ) -> tuple[Moves, Tensor]:
@@ -183,8 +203,10 @@ def solve(
         rules: The symmetries in use.
         starts: Names of starts.
         first: More starts.
+        kicks: Number of kicks.
+        keep_identity: Whether to return the identity where nothing better is found.
         max_sweeps: Limit on the visits per hidden space and start.
-        generator: Source of the random starts.
+        generator: Source of random starts and kicks.
 
     Returns:
         The moves, and the objective that they reach, ``(B,)``.
@@ -192,7 +214,6 @@ def solve(
     arch = a.architecture
     drawn = [_random(b, rules, generator) for name in starts if name == "random"]
     if "canonical" in starts:
-        # Scales are balanced already, and phases of networks from afar need no canonical frame of their own.
         group = canonicalize(a).inverse() @ canonicalize(b)
         first = [*first, Moves.of(group, b, rules)]
     largest = max(space.size for space in arch.hidden)
@@ -201,10 +222,12 @@ def solve(
     forward = topological_slots(arch)
 
     @torch.no_grad()  # the grad mode belongs to the thread
-    def work(chunk: slice) -> tuple[Moves, Tensor]:
+    def work(chunk: slice, seed: int) -> tuple[Moves, Tensor]:
         pairs = Pairs(a[chunk], b[chunk], rules)
         best = pairs.identity()
         reached = pairs.objective(best)
+        if not keep_identity:
+            reached.fill_(-torch.inf)
 
         def consider(moves: Moves, order: Sequence[int] = forward) -> None:
             nonlocal best, reached
@@ -224,18 +247,29 @@ def solve(
                 consider(pairs.walk(forward))
             elif name == "backward":
                 consider(pairs.walk(forward[::-1]), forward[::-1])
+            elif name == "anneal":
+                consider(pairs.anneal(forward))
+        random = torch.Generator().manual_seed(seed)
+        for k in range(kicks if len(forward) > 1 else 0):  # one space alone has no local optima
+            slot = forward[k % len(forward)]
+            # The others first: the kicked space would only go back.
+            consider(pairs.kick(best, slot, _KICK, random), [*(s for s in forward if s != slot), slot])
         return best, reached
 
-    done = _in_threads(work, chunks)
+    # Each chunk draws from its own generator, whatever order the threads run in.
+    seeds = torch.randint(2**62, (len(chunks),), generator=generator).tolist() if kicks else [0] * len(chunks)
+    done = _in_threads(work, chunks, seeds)
     return Moves.cat([moves for moves, _ in done]), torch.cat([reached for _, reached in done])
 
 
-def _in_threads(work: Callable[[slice], tuple[Moves, Tensor]], chunks: Sequence[slice]) -> list[tuple[Moves, Tensor]]:
+def _in_threads(
+    work: Callable[[slice, int], tuple[Moves, Tensor]], chunks: Sequence[slice], seeds: Sequence[int]
+) -> list[tuple[Moves, Tensor]]:
     workers = min(len(chunks), torch.get_num_threads())
     if workers == 1:
-        return [work(chunk) for chunk in chunks]
+        return [work(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, chunks))
+        return list(pool.map(work, chunks, seeds))
 
 
 def _random(x: WeightSpaceElement, rules: Sequence[Rule], generator: torch.Generator | None) -> Moves:
