@@ -420,11 +420,15 @@ class Pairs:
             options, effects = [rows + columns, columns - rows], [(1, 1), (-1, 1)]
         else:
             options, effects = [rows + columns], [(1, 1)]
-        scores = torch.stack(options) / temperature
-        best = scores.amax(0)
-        weights = (scores - best).exp_()
-        total = weights.sum(0)
-        log = best + total.log()
+        # One option at a time: a stack of them would be large enough for torch to start OpenMP threads.
+        best = options[0].clone()
+        for option in options[1:]:
+            best = torch.maximum(best, option, out=best)
+        weights = [option.sub_(best).div_(temperature).exp_() for option in options]
+        total = weights[0].clone()
+        for weight in weights[1:]:
+            total += weight
+        log = best / temperature + total.log()
         # Sinkhorn without logarithms; the floor keeps rows alive that compete for the same columns.
         kernel = (log - log.amax(2, keepdim=True)).exp_().clamp_min_(1e-200)
         v = torch.ones_like(kernel[:, :, :1])

@@ -112,9 +112,8 @@ def match(
     if inputs is not None:
         moves = match_activations(flat_a, flat_b, rules, inputs)
     else:
-        first = [relax(flat_a, flat_b, rules)] if method == "sinkhorn" else []
-        names = ("identity",) if method == "sinkhorn" else starts
-        moves, _ = solve(flat_a, flat_b, rules, names, first, kicks, max_sweeps=max_sweeps, generator=generator)
+        names = ("identity", "sinkhorn") if method == "sinkhorn" else starts
+        moves, _ = solve(flat_a, flat_b, rules, names, kicks, max_sweeps=max_sweeps, generator=generator)
     return unflat(balance_a.inverse() @ moves.group(a.architecture) @ balance_b, a)
 
 
@@ -188,7 +187,6 @@ def solve(
     b: WeightSpaceElement,
     rules: Sequence[Rule],
     starts: Sequence[str],
-    first: Sequence[Moves] = (),
     kicks: int = 0,
     *,
     keep_identity: bool = True,
@@ -201,8 +199,7 @@ def solve(
         a: The networks to align to, a flat float64 batch with balanced scales.
         b: The networks to align, likewise.
         rules: The symmetries in use.
-        starts: Names of starts.
-        first: More starts.
+        starts: Names of starts; also ``"sinkhorn"``.
         kicks: Number of kicks.
         keep_identity: Whether to return the identity where nothing better is found.
         max_sweeps: Limit on the visits per hidden space and start.
@@ -212,10 +209,10 @@ def solve(
         The moves, and the objective that they reach, ``(B,)``.
     """
     arch = a.architecture
-    drawn = [_random(b, rules, generator) for name in starts if name == "random"]
+    given = [_random(b, rules, generator) for name in starts if name == "random"]
     if "canonical" in starts:
         group = canonicalize(a).inverse() @ canonicalize(b)
-        first = [*first, Moves.of(group, b, rules)]
+        given.append(Moves.of(group, b, rules))
     largest = max(space.size for space in arch.hidden)
     size = max(len(a), 1) if a.device.type != "cpu" else max(_CHUNK // largest**2, 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
@@ -236,7 +233,7 @@ def solve(
             best = moves.where(value > reached, best)
             reached = torch.maximum(value, reached)
 
-        for moves in [*first, *drawn]:
+        for moves in given:
             consider(moves[chunk])
         for name in starts:
             if name == "identity":
@@ -247,6 +244,8 @@ def solve(
                 consider(pairs.walk(forward))
             elif name == "backward":
                 consider(pairs.walk(forward[::-1]), forward[::-1])
+            elif name == "sinkhorn":
+                consider(relax(a[chunk], b[chunk], rules))
             elif name == "anneal":
                 consider(pairs.anneal(forward))
         random = torch.Generator().manual_seed(seed)
