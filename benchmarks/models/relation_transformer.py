@@ -1,0 +1,464 @@
+"""The Relation Transformer: a classifier that reads a network as a graph (Zhang et al. 2023, neural graphs).
+
+Neurons are nodes and hold their bias; every ordered pair of neurons has an edge, which holds the weight from
+the first to the second, or nothing. A layer is attention of all nodes to all nodes in which the edge takes
+part in query, key and value, then an update of each edge from its reverse and both of its ends. Hidden
+neurons carry nothing but the name of their space, so their order cannot be seen.
+
+Edges are N x N times as wide as anything else here, so they decide time and memory. Four things follow, and
+none of them changes the result:
+
+* The part of the value that is linear in the edge is projected after the weighted sum, not before.
+* The scores are read at the output neurons: the last layer computes only those, and the layer before it
+  updates only the edges that they look at.
+* A layer keeps its inputs for the backward pass and makes the rest again (:func:`recompute`).
+* Large batches go through in pieces that the cache holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weightaug import Architecture, WeightSpaceElement
+
+
+class Widths(NamedTuple):
+    """Sizes of the parts of a layer; the published ones.
+
+    Attributes:
+        node: Channels of a node's state.
+        edge: Channels of an edge's state.
+        attention: Channels of queries, keys and values, all heads together.
+        heads: Heads of the attention.
+        node_hidden: Inside the node update.
+        edge_hidden: Inside the edge update.
+    """
+
+    node: int = 64
+    edge: int = 32
+    attention: int = 128
+    heads: int = 8
+    node_hidden: int = 128
+    edge_hidden: int = 64
+
+
+# -- recomputation -----------------------------------------------------------------------------------
+
+
+class _Recompute(torch.autograd.Function):
+    """Evaluates a pure function and keeps its inputs only; torch.utils.checkpoint does not work in torch.func."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        return function(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.function, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = list(ctx.saved_tensors)
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
+
+        def of_wanted(*some: Tensor) -> tuple[Tensor, ...]:
+            for i, tensor in zip(wanted, some, strict=True):
+                inputs[i] = tensor
+            return ctx.function(*inputs)
+
+        _, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
+        found = dict(zip(wanted, pull_back(gradients), strict=True))
+        return None, *(found.get(i) for i in range(len(inputs)))
+
+
+def recompute(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Calls a module whose inner results are made again in the backward pass.
+
+    Args:
+        module: Maps tensors to a tuple of tensors, without side effects or randomness.
+        inputs: Its arguments.
+
+    Returns:
+        What ``module(*inputs)`` returns.
+    """
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    kind = inputs[0].device.type
+    # The backward pass runs outside the caller's autocast, and must not compute something else.
+    autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        arguments, values = tensors[: len(inputs)], tensors[len(inputs) :]
+        with torch.autocast(kind, **autocast):
+            return torch.func.functional_call(module, dict(zip(names, values, strict=True)), arguments)
+
+    return _Recompute.apply(function, *inputs, *parameters)
+
+
+# -- from weights and biases to nodes and edges ------------------------------------------------------
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of single numbers, then a linear map.
+
+    Args:
+        frequencies: Number of random frequencies; each gives a sine and a cosine.
+        channels: Channels of the result.
+        sigma: Standard deviation of the frequencies.
+    """
+
+    def __init__(self, frequencies: int, channels: int, sigma: float) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(frequencies) * sigma)
+        self.linear = nn.Linear(2 * frequencies, channels)
+
+    def forward(self, values: Tensor) -> Tensor:
+        phases = 2 * math.pi * values.unsqueeze(-1) * self.frequencies
+        return self.linear(torch.cat([phases.sin(), phases.cos()], dim=-1))
+
+
+class ProbeFeatures(nn.Module):
+    """What every neuron computes at some learned inputs of the network.
+
+    Args:
+        architecture: Of the networks.
+        probes: Number of inputs.
+        channels: Channels of the result.
+    """
+
+    def __init__(self, architecture: Architecture, probes: int, channels: int) -> None:
+        super().__init__()
+        self.inputs = nn.Parameter(2 * torch.rand(probes, architecture.inputs[0].size) - 1)
+        self.maps = nn.ModuleList(
+            [nn.Sequential(nn.Linear(probes, channels), nn.LayerNorm(channels)) for _ in architecture.spaces]
+        )
+
+    def forward(self, element: WeightSpaceElement) -> Tensor:
+        """Features ``(batch, nodes, channels)``."""
+        architecture = element.architecture
+        activations = [space.activation for space in architecture.hidden]
+        values = self.inputs.mT.expand(*element.batch_shape, -1, -1)
+        features = [values]
+        for i, (weight, bias) in enumerate(zip(element.weights, element.biases, strict=True)):
+            values = weight @ values
+            if bias is not None:
+                values = values + bias.unsqueeze(-1)
+            activation = activations[i] if i < len(activations) else None
+            values = values + architecture.output_offset if activation is None else activation(values)
+            features.append(values)
+        return torch.cat([to_node(f) for to_node, f in zip(self.maps, features, strict=True)], dim=-2)
+
+
+class GraphEmbedding(nn.Module):
+    """States of the nodes and edges before the first layer.
+
+    Args:
+        architecture: Of the networks.
+        widths: Channels of nodes and edges.
+        frequencies: Random frequencies per number.
+        sigma: Standard deviation of the frequencies.
+    """
+
+    def __init__(self, architecture: Architecture, widths: Widths, frequencies: int, sigma: float) -> None:
+        super().__init__()
+        sizes = [space.size for space in architecture.spaces]
+        self.bias_embedding = FourierEmbedding(frequencies, widths.node, sigma)
+        self.weight_embedding = FourierEmbedding(frequencies, widths.edge, sigma)
+        self.node_linear = nn.Linear(widths.node, widths.node)
+        self.edge_linear = nn.Linear(widths.edge, widths.edge)
+        # Input and output neurons have an identity and so a position of their own; hidden neurons share one.
+        hidden = len(sizes) - 2
+        self.positions = nn.Parameter(torch.randn(sizes[0] + hidden + sizes[-1], widths.node))
+        own = torch.arange(len(self.positions))
+        repeats = [1] * sizes[0] + sizes[1:-1] + [1] * sizes[-1]
+        self.register_buffer("position_of_node", own.repeat_interleave(torch.tensor(repeats)), persistent=False)
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        self.nodes_of_space = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+    def forward(self, biases: Tensor, probed: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeds a batch.
+
+        Args:
+            biases: ``(batch, nodes)``, zero for neurons without.
+            probed: Added to the embedded biases: ``(batch, nodes, node channels)``, or a zero.
+            weights: Of every layer, ``(batch, written, read)``.
+
+        Returns:
+            ``(batch, nodes, node channels)`` and ``(batch, nodes, nodes, edge channels)``.
+        """
+        nodes = self.node_linear(self.bias_embedding(biases) + probed) + self.positions[self.position_of_node]
+
+        # A pair without a weight looks like a weight of zero. Three of four pairs are such: it is embedded once.
+        none = self.edge_linear(self.weight_embedding(biases.new_zeros(())))
+        edges = none.expand(*biases.shape, biases.shape[-1], -1).clone()
+        for layer, weight in enumerate(weights):
+            read, written = self.nodes_of_space[layer], self.nodes_of_space[layer + 1]
+            edges[:, read, written] = self.edge_linear(self.weight_embedding(weight.mT))
+        return nodes, edges
+
+
+# -- one layer ---------------------------------------------------------------------------------------
+
+
+class RelationalAttention(nn.Module):
+    """Attention in which the edge changes query, key and value.
+
+    Node i looks at node j, with states n and the state e of the edge from i to j. Per head::
+
+        score = (Q n_i + Q' e) . (K n_j + K' e) / sqrt(channels of all heads)
+        value = (M e) * (V n_j) + V' e
+
+    Args:
+        widths: Of the layer.
+
+    Raises:
+        ValueError: If the channels cannot be shared out among the heads.
+    """
+
+    def __init__(self, widths: Widths) -> None:
+        super().__init__()
+        self.heads, width = widths.heads, widths.attention
+        if self.heads < 1 or width % self.heads:
+            raise ValueError(f"{width} channels of attention cannot be divided among {self.heads} heads")
+        self.of_nodes = nn.Linear(widths.node, 3 * width, bias=False)  # Q, K, V
+        self.of_edges = nn.Linear(widths.edge, 4 * width, bias=False)  # Q', K', M, V'
+        self.out = nn.Linear(width, widths.node)
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        """Lets the last nodes look at all nodes.
+
+        Args:
+            nodes: ``(batch, nodes, channels)``.
+            edges: ``(batch, looking, nodes, channels)``, those of the last nodes.
+
+        Returns:
+            ``(batch, looking, channels)``.
+        """
+        looking, seen = edges.shape[1:3]
+        # Channels before pairs: sums over a head and broadcasts then run along the long axes.
+        query, key, value = self.of_nodes(nodes).mT.chunk(3, dim=1)
+        query, key, value = query[:, :, seen - looking :, None], key[:, :, None], value[:, :, None]
+        to_query, to_key, to_factor, to_value = self.of_edges.weight.chunk(4)
+        pairs = edges.flatten(1, 2).mT
+
+        def project(weight: Tensor) -> Tensor:
+            return (weight @ pairs).unflatten(-1, (looking, seen))
+
+        def by_head(channels: Tensor, dim: int = 1) -> Tensor:
+            return channels.unflatten(dim, (self.heads, -1))
+
+        product = project(to_query).add_(query) * project(to_key).add_(key)
+        attention = (by_head(product).sum(2) * self.out.in_features**-0.5).softmax(-1)
+        modulated = by_head(project(to_factor) * value)
+        result = (modulated * attention.unsqueeze(2)).sum(-1)
+        # V' commutes with the sum over nodes: first the edges are summed, per head, then the sums projected.
+        summed = torch.einsum("bhij,bijc->bhci", attention, edges)
+        result = result + by_head(to_value, 0) @ summed
+        return self.out(result.flatten(1, 2).mT)
+
+
+class RelationLayer(nn.Module):
+    """Attention and an update of the nodes, then an update of the edges; norms after the residual sums.
+
+    Args:
+        widths: Of the layer.
+        edge_rows: The edges of that many last nodes are updated; 0 for no edge update.
+        dropout: Share of the entries of every residual branch that is set to zero, where noise is given.
+    """
+
+    def __init__(self, widths: Widths, edge_rows: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        node, edge = widths.node, widths.edge
+        self.edge_rows, self.dropout = edge_rows, dropout
+        self.attention = RelationalAttention(widths)
+        self.attention_out = nn.Linear(node, node)
+        self.attention_norm = nn.LayerNorm(node)
+        self.node_update = _perceptron(node, widths.node_hidden)
+        self.node_norm = nn.LayerNorm(node)
+        if edge_rows:
+            hidden = widths.edge_hidden
+            self.from_edges = nn.Linear(2 * edge, hidden)
+            self.from_first = nn.Linear(node, hidden)
+            self.from_second = nn.Linear(node, hidden)
+            self.relation_out = nn.Sequential(nn.GELU(), nn.Linear(hidden, edge))
+            self.relation_norm = nn.LayerNorm(edge)
+            self.edge_update = _perceptron(edge, hidden)
+            self.edge_norm = nn.LayerNorm(edge)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):  # as published
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def sample(self, nodes: Tensor, edges: Tensor) -> tuple[Tensor, ...]:
+        """Draws which entries of each residual branch dropout keeps, for :meth:`forward` on these arguments."""
+        some_nodes = nodes[:, nodes.shape[1] - edges.shape[1] :]
+        some_edges = edges[:, edges.shape[1] - self.edge_rows :]
+        branches = [some_nodes] * 2 + [some_edges] * 2 * bool(self.edge_rows)
+        return tuple(torch.rand_like(branch) >= self.dropout for branch in branches)
+
+    def forward(self, nodes: Tensor, edges: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+        """Updates nodes and edges.
+
+        Args:
+            nodes: ``(batch, nodes, channels)``.
+            edges: ``(batch, looking, nodes, channels)``, those of the last nodes.
+            kept: What dropout keeps: nothing for no dropout, or what :meth:`sample` drew. It is an argument
+                because the backward pass, which computes the layer again, has to drop the same.
+
+        Returns:
+            The states of the looking nodes and, if edges are updated, ``(batch, edge_rows, nodes, channels)``.
+        """
+        masks = iter(kept)
+
+        def branch(values: Tensor) -> Tensor:
+            return values * next(masks) / (1 - self.dropout) if kept else values
+
+        rows, count = edges.shape[1:3]
+        looking = nodes[:, count - rows :]
+        looking = self.attention_norm(looking + branch(self.attention_out(self.attention(nodes, edges))))
+        looking = self.node_norm(looking + branch(self.node_update(looking)))
+        if not self.edge_rows:
+            return (looking,)
+
+        # An edge can see both of its ends and its reverse only where all nodes were updated.
+        assert rows == count, f"edges are updated from those of all {count} nodes, got {rows}"
+        some = slice(count - self.edge_rows, count)
+        reverse = edges[:, :, some].transpose(1, 2)
+        edges = edges[:, some]
+        hidden = self.from_edges(torch.cat([edges, reverse], dim=-1))
+        hidden = hidden.add_(self.from_first(looking[:, some]).unsqueeze(2)).add_(
+            self.from_second(looking).unsqueeze(1)
+        )
+        edges = self.relation_norm(edges + branch(self.relation_out(hidden)))
+        return looking, self.edge_norm(edges + branch(self.edge_update(edges)))
+
+
+def _perceptron(channels: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, hidden, bias=False), nn.GELU(), nn.Linear(hidden, channels))
+
+
+# -- the model ---------------------------------------------------------------------------------------
+
+
+class RelationTransformer(nn.Module):
+    """Relation layers on the graph of a network, then a perceptron on the states of its output neurons.
+
+    The input is normalised with one mean and one deviation per tensor, which does not tell neurons apart.
+
+    Args:
+        architecture: Of the networks to classify: a chain of linear layers, with any activations.
+        classes: Number of classes.
+        layers: Number of relation layers.
+        widths: Their sizes.
+        head: Hidden units of the last perceptron.
+        frequencies: Random frequencies with which every weight and bias is embedded.
+        sigma: Standard deviation of these frequencies.
+        probes: Learned inputs at which the networks are evaluated; their neurons' values join the nodes.
+        dropout: Share of the entries of every residual branch that is set to zero in training.
+        checkpoint: Whether layers are computed again in the backward pass, instead of kept.
+
+    Raises:
+        ValueError: If the architecture is no chain of linear layers, or there are no layers.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        classes: int,
+        *,
+        layers: int = 4,
+        widths: Widths = Widths(),  # noqa: B008 (immutable)
+        head: int = 128,
+        frequencies: int = 128,
+        sigma: float = 1.0,
+        probes: int = 0,
+        dropout: float = 0.2,
+        checkpoint: bool = True,
+    ) -> None:
+        super().__init__()
+        if not architecture.is_chain or any(layer.kernel for layer in architecture.layers):
+            raise ValueError(f"the Relation Transformer reads chains of linear layers (MLPs), got {architecture!r}")
+        if layers < 1:
+            raise ValueError(f"the Relation Transformer needs at least one layer, got {layers}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        self.architecture, self.checkpoint = architecture, checkpoint
+        self.outputs = architecture.spaces[-1].size
+        nodes = sum(space.size for space in architecture.spaces)
+        edge_rows = [nodes] * (layers - 2) + [self.outputs] * (layers > 1) + [0]
+        self.embedding = GraphEmbedding(architecture, widths, frequencies, sigma)
+        self.probes = ProbeFeatures(architecture, probes, widths.node) if probes else None
+        self.layers = nn.ModuleList([RelationLayer(widths, rows, dropout) for rows in edge_rows])
+        self.head = nn.Sequential(nn.Linear(self.outputs * widths.node, head), nn.ReLU(), nn.Linear(head, classes))
+        # The widest tensors of one network, in numbers; see _pieces.
+        self.footprint = nodes**2 * widths.attention
+        tensors = sum(1 + layer.bias for layer in architecture.layers)
+        self.register_buffer("mean", torch.zeros(tensors))
+        self.register_buffer("deviation", torch.ones(tensors))
+
+    def set_statistics(self, training_set: WeightSpaceElement) -> None:
+        """Takes the scalar mean and deviation of each tensor from the networks of the training set."""
+        tensors = training_set.tensors()
+        self.mean.copy_(torch.stack([t.mean() for t in tensors]))
+        self.deviation.copy_(torch.stack([t.std() if t.numel() > 1 else t.new_ones(()) for t in tensors]))
+
+    def forward(self, element: WeightSpaceElement) -> Tensor:
+        """Class scores ``(batch, classes)`` of a batch of networks.
+
+        Raises:
+            ValueError: If the networks are of another architecture, or have not one batch dimension.
+        """
+        if element.architecture != self.architecture:
+            raise ValueError(f"the model is for {self.architecture!r}, got {element.architecture!r}")
+        if len(element.batch_shape) != 1:
+            raise ValueError(f"expected networks of batch shape (batch,), got {tuple(element.batch_shape)}")
+        states = [self._output_states(piece) for piece in self._pieces(element)]
+        return self.head(torch.cat(states).flatten(1))
+
+    def embed(self, element: WeightSpaceElement) -> tuple[Tensor, Tensor]:
+        """States of all nodes and edges before the first layer."""
+        weights, biases = self._normalise(element)
+        probed = self.probes(element) if self.probes is not None else biases.new_zeros(())
+        return self._call(self.embedding, biases, probed, *weights)
+
+    def _output_states(self, element: WeightSpaceElement) -> Tensor:
+        nodes, edges = self.embed(element)
+        for layer in self.layers:
+            if not layer.edge_rows:
+                edges = edges[:, edges.shape[1] - self.outputs :]
+            kept = layer.sample(nodes, edges) if self.training and layer.dropout else ()
+            nodes, *updated = self._call(layer, nodes, edges, *kept)
+            edges = updated[0] if updated else edges
+        return nodes
+
+    def _call(self, module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return recompute(module, *inputs) if self.checkpoint and torch.is_grad_enabled() else module(*inputs)
+
+    def _pieces(self, element: WeightSpaceElement) -> list[WeightSpaceElement]:
+        """Parts of the batch. On a CPU, smaller tensors stay in the cache and reuse memory of the last piece."""
+        budget = 2**22 if element.device.type == "cpu" else 2**29
+        size, count = max(1, budget // self.footprint), element.batch_shape[0]
+        return [element[start : start + size] for start in range(0, max(count, 1), size)]
+
+    def _normalise(self, element: WeightSpaceElement) -> tuple[list[Tensor], Tensor]:
+        """The weights, and the biases of all nodes, zero where there is none."""
+        tensors = iter(zip(element.tensors(), self.mean, self.deviation.clamp_min(1e-8), strict=True))
+        first = element.weights[0]
+        weights, biases = [], [first.new_zeros(*element.batch_shape, first.shape[-1])]
+        for layer, weight in zip(self.architecture.layers, element.weights, strict=True):
+            tensor, mean, deviation = next(tensors)
+            weights.append((tensor - mean) / deviation)
+            if layer.bias:
+                tensor, mean, deviation = next(tensors)
+                biases.append((tensor - mean) / deviation)
+            else:
+                biases.append(weight.new_zeros(weight.shape[:-1]))
+        return weights, torch.cat(biases, dim=-1)
