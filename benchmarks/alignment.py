@@ -1,0 +1,332 @@
+"""Alignment benchmark: ``python benchmarks/alignment.py`` runs all parts; ``--parts speed`` one of them.
+
+planted: copies made by random symmetries are found again. fitted: pairs of networks fitted to images
+(Fashion-MNIST with --data-dir, else scikit-learn's digits) by distance and by what their midpoint shows.
+objective and speed: against Git Re-Basin's weight matching, one pair at a time (tests/git_rebasin.py).
+Every part writes a JSON file and a figure into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
+
+from benchmarks.alignment_data import Fits, load_fits
+from benchmarks.settings import ConventionName
+from tests.git_rebasin import weight_matching
+from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, act, cat
+from weightaug.matching import match
+
+THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 40}
+METHODS: dict[str, dict[str, Any]] = {
+    "permutation (Git Re-Basin)": {"symmetry": "permutation"},
+    "permutation x sign": {"symmetry": "sign", "starts": ("identity",)},
+    "full group": {},
+    "full group, thorough": THOROUGH,
+}
+
+
+def main() -> None:
+    """Parses the arguments and runs the parts."""
+    parts: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "planted": planted,
+        "fitted": fitted,
+        "objective": objective,
+        "speed": speed,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--data-dir", type=Path, default=None, help="folder of Fashion-MNIST's idx.gz files")
+    parser.add_argument("--images", type=int, default=128, help="images that are fitted, twice each")
+    parser.add_argument("--networks", type=int, default=1000, help="networks per kind in planted and objective")
+    parser.add_argument("--batch", type=int, default=512, help="pairs at once in speed")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "runs" / "alignment")
+    parser.add_argument("--fits", type=Path, default=None, help="folder of fitted networks; default OUT/inrs")
+    args = parser.parse_args()
+    args.fits = args.fits or args.out / "inrs"
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.parts:
+        started = time.perf_counter()
+        result = {
+            "part": name,
+            "command": "python benchmarks/alignment.py " + " ".join(sys.argv[1:]),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "load_average": os.getloadavg(),
+            "result": parts[name](args),
+            "seconds": time.perf_counter() - started,
+        }
+        (args.out / f"{name}.json").write_text(json.dumps(result, indent=1))
+        print(f"-> {args.out / name}.json ({result['seconds']:.0f} s, load {result['load_average'][0]:.1f})\n")
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Prints rows of numbers below each other."""
+    heads = list(rows[0])
+    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    widths = [max(len(h), *(len(c[i]) for c in cells)) for i, h in enumerate(heads)]
+    print(f"\n{title}")
+    for line in [heads, *cells]:
+        print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)))
+
+
+def squared(a: WeightSpaceElement, b: WeightSpaceElement) -> Tensor:
+    """Squared distances of the parameters, ``(B,)``, in float64."""
+    return (a.flatten().double() - b.flatten().double()).square().sum(-1)
+
+
+# -- 1. planted symmetries -------------------------------------------------------------------------------
+
+
+def random_symmetry(arch: Architecture, batch: int, parts: tuple[str, ...], generator: torch.Generator) -> GroupElement:
+    """Random permutations, and of the other symmetries those in ``parts`` that a space has."""
+    permutation, scale, shift = [], [], []
+    for space in arch.hidden:
+        shape = (batch, space.size)
+        has = space.activation.symmetries if space.activation else ()
+        permutation.append(torch.rand(shape, generator=generator).argsort(-1))
+        factor = None
+        if "sign" in parts and "sign" in has:
+            factor = (1 - 2 * torch.randint(2, shape, generator=generator)).to(torch.float64)
+        if "scale" in parts and "scale" in has:
+            factor = torch.exp(torch.log(torch.tensor(5.0)) * (2 * torch.rand(shape, generator=generator) - 1)).double()
+        scale.append(factor)
+        phases = "phase" in parts and "phase" in has
+        shift.append(torch.randint(-4, 5, shape, generator=generator) if phases else None)
+    return GroupElement.of(arch, permutation=tuple(permutation), scale=tuple(scale), shift=tuple(shift))
+
+
+def planted(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """How many neurons of a planted copy are found, and how far the aligned copy stays away."""
+    kinds = {
+        "2-32-32-1 sine": Architecture.siren((2, 32, 32, 1)),
+        "3-32-32-32-32-1 sine": Architecture.siren((3, 32, 32, 32, 32, 1)),
+        "2-64-64-3 ReLU": Architecture.mlp((2, 64, 64, 3), "relu"),
+        "2-32-32-1 tanh": Architecture.mlp((2, 32, 32, 1), Activation("tanh")),
+    }
+    plans = [
+        (kind, arch, parts)
+        for kind, arch in kinds.items()
+        for parts in [(), ("sign",), ("phase",), ("scale",), ("sign", "phase", "scale")]
+        if set(parts) <= set(arch.hidden[0].activation.symmetries) or len(parts) == 3  # type: ignore[union-attr]
+    ]
+    rows = []
+    generator = torch.Generator().manual_seed(0)
+    for kind, arch, parts in tqdm(plans, desc="planted", unit="kind", dynamic_ncols=True):
+        bounds = [
+            (6 / shape[1]) ** 0.5 / (30 if "sine" in kind and i else 1)
+            for i, shape in enumerate(arch.weight_shape(l) for l in range(len(arch.layers)))
+        ]
+        a = WeightSpaceElement.unflatten(
+            arch, 2 * torch.rand(args.networks, arch.num_parameters, generator=generator, dtype=torch.float64) - 1
+        )
+        a = WeightSpaceElement(
+            arch,
+            tuple(w * s for w, s in zip(a.weights, bounds, strict=True)),
+            tuple(None if v is None else v * s for v, s in zip(a.biases, bounds, strict=True)),
+        )
+        plan = random_symmetry(arch, args.networks, parts, generator)
+        b = act(a, plan)
+        row: dict[str, Any] = {"network": kind, "planted": " x ".join(("permutation", *parts))}
+        if len(parts) == 3:
+            row["planted"] = "all together"
+        for name, options in (("plain", {"symmetry": "permutation"}), ("full", {})):
+            found = match(a, b, **cast(Any, options))
+            hits = [
+                (p == torch.arange(p.shape[1])).double().mean() for p in (found @ plan).permutation if p is not None
+            ]
+            away = (squared(a, act(b, found)) / squared(a, a.map(torch.zeros_like))).sqrt()
+            row |= {
+                f"{name}: found": float(torch.stack(hits).mean()),
+                f"{name}: worst relative distance": float(away.max()),
+            }
+        rows.append(row)
+    table(f"Planted copies of {args.networks} random networks per kind", rows)
+    return rows
+
+
+# -- 2. fitted pairs ---------------------------------------------------------------------------------------
+
+
+def pairs_of(fits: Fits) -> tuple[WeightSpaceElement, WeightSpaceElement, Tensor, Tensor]:
+    """Two views of each image, then view 0 with view 1 of the next image; and what the two sides show."""
+    x, y = fits.views
+    images = fits.images
+    other = images.roll(1, 0)
+    return (
+        cat([x, x]),
+        cat([y, y.map(lambda t: t.roll(1, 0))]),
+        torch.cat([images, images]),
+        torch.cat([images, other]),
+    )
+
+
+def fitted(args: argparse.Namespace) -> dict[str, Any]:
+    """Distance and midpoint PSNR of fitted pairs under each alignment."""
+    results = {}
+    for convention in ("siren", "authors"):
+        fits = load_fits(cast(ConventionName, convention), args.data_dir, args.images, args.fits)
+        a, b, image_a, image_b = pairs_of(fits)
+        half = len(a) // 2
+        generator = torch.Generator().manual_seed(0)
+        shuffled = act(b, random_symmetry(b.architecture, len(b), (), generator))
+        aligned = {"none": b, "random permutation": shuffled}
+        for name, options in tqdm(METHODS.items(), desc=f"aligning {convention}", unit="method", dynamic_ncols=True):
+            aligned[name] = act(b, match(a, b, generator=torch.Generator().manual_seed(0), **options))
+        plain = squared(a, aligned["permutation (Git Re-Basin)"])
+        rows, details = [], {}
+        for name, moved in aligned.items():
+            d = squared(a, moved)
+            middle = WeightSpaceElement.unflatten(a.architecture, (a.flatten() + moved.flatten()) / 2)
+            error = (middle(fits.coordinates).squeeze(-1) - (image_a + image_b) / 2).square().mean(-1)
+            psnr = 10 * torch.log10(fits.peak**2 / error)
+            ratio = d / plain
+            rows.append(
+                {
+                    "alignment": name,
+                    "squared distance": float(d.mean()),
+                    "against plain": float(d.mean() / plain.mean() - 1),
+                    "same image": float(d[:half].mean() / plain[:half].mean() - 1),
+                    "other image": float(d[half:].mean() / plain[half:].mean() - 1),
+                    "pairs worse": int((ratio > 1 + 1e-6).sum()),
+                    "midpoint dB, same": float(psnr[:half].mean()),
+                    "midpoint dB, other": float(psnr[half:].mean()),
+                }
+            )
+            details[name] = {"squared distance": d.tolist(), "midpoint psnr": psnr.tolist()}
+        table(f"{len(a)} fitted pairs, {convention} (median fit {float(fits.psnr.median()):.1f} dB)", rows)
+        results[convention] = {
+            "pairs": len(a),
+            "fit psnr": {"median": float(fits.psnr.median()), "lowest": float(fits.psnr.min())},
+            "rows": rows,
+            "per pair": details,
+        }
+    draw_fitted(results, args.out / "alignment_fitted.png")
+    return results
+
+
+def draw_fitted(results: dict[str, Any], path: Path) -> None:
+    """One panel per convention: the squared distance of every pair against plain weight matching."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(10, 4), layout="constrained")
+    for axis, (convention, result) in zip(axes, results.items(), strict=True):
+        plain = result["per pair"]["permutation (Git Re-Basin)"]["squared distance"]
+        for name in ("permutation x sign", "full group", "full group, thorough"):
+            axis.scatter(plain, result["per pair"][name]["squared distance"], s=7, alpha=0.6, label=name)
+        low, high = 0, max(plain) * 1.03
+        axis.plot([low, high], [low, high], color="grey", lw=1, label="no gain")
+        axis.set(xlim=(low, high), ylim=(low, high), title=f"{convention}: {result['pairs']} fitted pairs")
+        axis.set(xlabel="squared distance, permutation", ylabel="squared distance")
+        axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+# -- 3. objective ------------------------------------------------------------------------------------------
+
+
+def references(
+    a: WeightSpaceElement, b: WeightSpaceElement, title: str, order: list[int] | None = None
+) -> tuple[Tensor, float, int]:
+    """Git Re-Basin's matching of every pair by itself: its squared distances, seconds, and assignments."""
+    generator = torch.Generator().manual_seed(0)
+    found, solved = [], 0
+    networks = [(a[i].weights, a[i].biases, b[i].weights, b[i].biases) for i in range(len(a))]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the reference is faster so: its products are tiny
+    started = time.perf_counter()
+    for parts in tqdm(networks, desc=title, unit="pair", dynamic_ncols=True):
+        perms, count = weight_matching(*parts, order=order, generator=generator)
+        found.append(perms)
+        solved += count
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(threads)
+    group = GroupElement.of(a.architecture, permutation=tuple(torch.stack(p) for p in zip(*found, strict=True)))
+    return squared(a, act(b, group)), seconds, solved
+
+
+def objective(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The squared distance after matching, pair by pair, against Git Re-Basin from the identity."""
+    arch = Architecture.siren((2, 32, 32, 1))
+    generator = torch.Generator().manual_seed(1)
+    values = 0.05 * torch.randn(2, args.networks, arch.num_parameters, generator=generator, dtype=torch.float64)
+    a, b = (WeightSpaceElement.unflatten(arch, v) for v in values)
+    forward = references(a, b, "reference, first space first", [0, 1])[0]
+    random = references(a, b, "reference, random order")[0]
+    rows = []
+    for name, theirs, options in (
+        ("same order", forward, {"symmetry": "permutation"}),
+        ("both orders", random, {"symmetry": "permutation", "starts": ("identity", "reverse")}),
+        ("full group", random, {}),
+    ):
+        ours = squared(a, act(b, match(a, b, **cast(Any, options))))
+        rows.append(
+            {
+                "weightaug": name,
+                "reference order": "first space first" if theirs is forward else "random",
+                "pairs": len(a),
+                "ours": float(ours.mean()),
+                "reference": float(theirs.mean()),
+                "equal": int(((ours - theirs).abs() <= 1e-9 * theirs).sum()),
+                "better": int((ours < theirs * (1 - 1e-9)).sum()),
+                "worse": int((ours > theirs * (1 + 1e-9)).sum()),
+            }
+        )
+    table("Squared distance against Git Re-Basin from the identity, random networks", rows)
+    return rows
+
+
+# -- 4. speed ----------------------------------------------------------------------------------------------
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Pairs per second on fitted networks, and the ratio to the reference, all in one run."""
+    results = {}
+    for convention in ("siren", "authors"):
+        fits = load_fits(cast(ConventionName, convention), args.data_dir, args.images, args.fits)
+        x, y = fits.views
+        # Pairs of different images as well, so that there are enough: view 0 with view 1 of the k-th next image.
+        turns = range(-(-args.batch // len(x)))
+        a = cat([x for _ in turns])[: args.batch]
+        b = cat([y.map(lambda t, k=k: t.roll(k, 0)) for k in turns])[: args.batch]
+        _, base, solved = references(a, b, f"reference, {convention}")
+        rows = [
+            {"method": "reference", "pairs/s": len(a) / base, "ratio": 1.0, "assignments per pair": solved / len(a)}
+        ]
+        for name, options in (
+            ("permutation", {"symmetry": "permutation"}),
+            ("permutation x sign", {"symmetry": "sign", "starts": ("identity",)}),
+            ("full group, one start", {"starts": ("forward",)}),
+            ("full group", {}),
+        ):
+            took = []
+            for _ in range(7):
+                started = time.perf_counter()
+                match(a, b, **cast(Any, options))
+                took.append(time.perf_counter() - started)
+            rows.append({"method": name, "pairs/s": len(a) / min(took), "ratio": base / min(took)})
+        for row in rows:
+            row.setdefault("assignments per pair", "")
+        table(f"Speed on {len(a)} fitted pairs at once, {convention}, load {os.getloadavg()[0]:.1f}", rows)
+        results[convention] = rows
+    return results
+
+
+if __name__ == "__main__":
+    main()
