@@ -33,16 +33,17 @@ def normal(element: WeightSpaceElement, shape: Sequence[int], generator: torch.G
 
 
 def bernoulli(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
-    """True with probability p. Drawn in single precision for every dtype, so that p = 1 means always."""
-    # Comparing uniform numbers is twice as fast as Tensor.bernoulli_ on the CPU.
+    """1 with probability p, else 0, in the element's dtype."""
+    # Drawn in single precision for every dtype, so that p = 1 means always. Comparing in place keeps it in
+    # floats: Tensor.bernoulli_ takes twice as long, and a mask of bools four times as long to apply.
     device = element.device if generator is None else generator.device
     drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float32, generator=generator, device=device)
-    return drawn.lt(p).to(element.device)
+    return drawn.lt_(p).to(element.device, element.dtype)
 
 
 def signs(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
     """-1 with probability p, else 1, in the element's dtype."""
-    return bernoulli(element, shape, p, generator).to(element.dtype).mul_(-2).add_(1)
+    return bernoulli(element, shape, p, generator).mul_(-2).add_(1)
 
 
 def integers(

@@ -162,7 +162,7 @@ class SirenBias(_Symmetry):
         neurons = sum(architecture.hidden[slot].size for slot in slots)
         shifts = draws.integers(element, (neurons,), -self.k_max, self.k_max, generator)
         if self.p < 1:
-            shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator)
+            shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator).long()
         return GroupElement.of(architecture, shift=_scatter(architecture, slots, shifts))
 
 
