@@ -75,7 +75,7 @@ def match(
             ``symmetry="permutation"``, as in Git Re-Basin, and ``("identity", "forward")`` otherwise.
         kicks: How often a part of the neurons of the best result is shuffled, and the descent repeated from
             there, to leave local optima. The closest alignments take ``starts=("identity", "forward",
-            "anneal")`` and some 40 kicks.
+            "anneal")`` and some 100 kicks.
         inputs: Coordinates ``(n, in)`` for ``method="activation"``.
         max_sweeps: Limit on the visits per hidden space and start.
         generator: Source of random starts and kicks, on the CPU; None for torch's global one.
