@@ -242,26 +242,27 @@ class RelationalAttention(nn.Module):
             ``(batch, looking, channels)``.
         """
         looking, seen = edges.shape[1:3]
-        # Channels before pairs: sums over a head and broadcasts then run along the long axes.
-        query, key, value = self.of_nodes(nodes).mT.chunk(3, dim=1)
-        query, key, value = query[:, :, seen - looking :, None], key[:, :, None], value[:, :, None]
+        # Channels first, (channels, batch, i, j): each projection is one matrix product without a copy, and
+        # sums over a head and broadcasts run along the long axes.
+        query, key, value = self.of_nodes(nodes).movedim(-1, 0).chunk(3)
+        query, key, value = query[:, :, seen - looking :, None], key.unsqueeze(2), value.unsqueeze(2)
         to_query, to_key, to_factor, to_value = self.of_edges.weight.chunk(4)
-        pairs = edges.flatten(1, 2).mT
+        pairs = edges.flatten(0, 2).mT
 
         def project(weight: Tensor) -> Tensor:
-            return (weight @ pairs).unflatten(-1, (looking, seen))
+            return (weight @ pairs).unflatten(1, edges.shape[:3])
 
-        def by_head(channels: Tensor, dim: int = 1) -> Tensor:
-            return channels.unflatten(dim, (self.heads, -1))
+        def by_head(channels: Tensor) -> Tensor:
+            return channels.unflatten(0, (self.heads, -1))
 
         product = project(to_query).add_(query) * project(to_key).add_(key)
-        attention = (by_head(product).sum(2) * self.out.in_features**-0.5).softmax(-1)
+        attention = (by_head(product).sum(1) * self.out.in_features**-0.5).softmax(-1)
         modulated = by_head(project(to_factor) * value)
-        result = (modulated * attention.unsqueeze(2)).sum(-1)
+        result = (modulated * attention.unsqueeze(1)).sum(-1).flatten(0, 1)
         # V' commutes with the sum over nodes: first the edges are summed, per head, then the sums projected.
-        summed = torch.einsum("bhij,bijc->bhci", attention, edges)
-        result = result + by_head(to_value, 0) @ summed
-        return self.out(result.flatten(1, 2).mT)
+        summed = torch.einsum("hbij,bijc->hbic", attention, edges)
+        result = result + torch.einsum("hdc,hbic->hdbi", by_head(to_value), summed).flatten(0, 1)
+        return self.out(result.movedim(0, -1))
 
 
 class RelationLayer(nn.Module):
