@@ -132,7 +132,7 @@ class TrainSettings:
             paper draws partners from all networks.
     """
 
-    epochs: int = 15
+    epochs: int = 12
     batch: int = 16
     learning_rate: float = 5e-3
     weight_decay: float = 5e-4
