@@ -52,10 +52,12 @@ def inside(name: str, p: Tensor, s: Tensor) -> Tensor:
     }[name]()
 
 
-def surface(name: str, s: Tensor, count: int = 70) -> Tensor:
+def surface(name: str, s: Tensor) -> Tensor:
     """A fine net of points on a solid's surface."""
     a, b, c = s.tolist()
-    u, v = (t.reshape(-1) for t in torch.meshgrid(*[torch.linspace(0, 1, count, dtype=s.dtype)] * 2, indexing="ij"))
+    count = 40 if name in ("box", "octahedron") else 70  # these have six or eight nets
+    axes = [torch.linspace(0, 1, n, dtype=s.dtype) for n in (2 * count, count)]
+    u, v = (t.reshape(-1) for t in torch.meshgrid(*axes, indexing="ij"))
     turn, cos, sin = 2 * math.pi * u, torch.cos(2 * math.pi * u), torch.sin(2 * math.pi * u)
     ball = torch.stack([cos * torch.sin(math.pi * v), sin * torch.sin(math.pi * v), torch.cos(math.pi * v)], 1)
 
