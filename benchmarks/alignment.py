@@ -29,7 +29,7 @@ from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, act, cat
 from weightaug.matching import match
 
-THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 100}
+THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 250}
 METHODS: dict[str, dict[str, Any]] = {
     "permutation (Git Re-Basin)": {"symmetry": "permutation"},
     "permutation x sign": {"symmetry": "sign", "starts": ("identity",)},

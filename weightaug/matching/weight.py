@@ -27,7 +27,7 @@ _CHUNK = 32767
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("identity", "forward")
 INVARIANT_STARTS = ("forward", "backward")
-_KICK = 0.3  # part of the neurons of a space that a kick moves
+_KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
 
 Method = Literal["weight", "activation", "sinkhorn"]
 
