@@ -358,7 +358,7 @@ def prepare_mesh(mesh: Mesh, orientation: Orientation = "auto", *, seed: int = 0
     """Normalises and welds a mesh, and orients its faces so that the winding number says what is inside.
 
     The winding numbers of a face and of its back cancel, so a mesh that is wholly doubled has no inside at all:
-    its signed distance would be an unsigned one. About a quarter of ModelNet10 is like that. With "auto", each
+    its signed distance would be an unsigned one. About a fifth of ModelNet10 is like that. With "auto", each
     face is taken once, and every patch (faces that meet at edges shared by two) gets one orientation, outward by
     the sign of its volume. These "oriented" faces give the sign instead of the "stored" ones
 
