@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ __all__ = ["Moves", "Pairs"]
 
 # A step counts as an improvement only above this part of |a||b|: rounding must not keep a pair going.
 _TOLERANCE = 1e-12
+
+# Entries of score matrices that are worked on at a time on a CPU: they stay in the cache, and torch starts no
+# OpenMP team of its own below this size.
+BLOCK = 32767
 
 
 @dataclass
@@ -130,15 +135,19 @@ class _View:
         columns: The same for the outgoing parameters.
         links: The layers whose other end is hidden too.
         bias: The two biases ``(B, n)`` that phases move, or None.
+        phases: What phases can gain for each pair of neurons, ``(B, 4, n, n)``; see :func:`_phase_table`.
     """
 
     rows: Tensor
     columns: Tensor
     links: list[_Link]
     bias: tuple[Tensor, Tensor] | None
+    phases: Tensor | None = None
 
 
+_Block = slice | Tensor  # some of the pairs
 _Pick = Callable[[Tensor], Tensor]
+_Products = tuple[Tensor, Tensor]  # of the incoming and of the outgoing parameters
 
 
 class Pairs:
@@ -182,27 +191,28 @@ class Pairs:
             if ends[0] == slot and va is not None and vb is not None:
                 if self.rules[slot].half_period is not None and wiring.bias_carriers[slot] == l:
                     view.bias = (va, vb)
+                    view.phases = torch.cat(
+                        [_phase_table(va[i], vb[i], self.rules[slot]) for i in self._blocks(slot, None)]
+                    )
                 else:
                     view.rows += va.unsqueeze(2) * vb.unsqueeze(1)
         return view
 
     # -- one visit -----------------------------------------------------------------------------------
 
-    def _products(
-        self, slot: int, moves: Moves, todo: Tensor | None, known: frozenset[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _products(self, slot: int, moves: Moves, block: _Block, known: frozenset[int] | None = None) -> _Products:
         """Inner products of incoming and of outgoing parameters of all pairs of neurons, ``(B, n, n)`` each.
 
         ``known`` restricts them to the layers that touch a fixed space or one of these slots.
         """
-        view, pick = self._views[slot], _picker(todo)
+        view, pick = self._views[slot], _picker(block)
         rows, columns = pick(view.rows), pick(view.columns)
         for link in view.links:
             if known is not None and link.other not in known:
                 continue
             index, factor = pick(moves.permutation[link.other]), self._factor(moves, link, pick)
-            base = torch.arange(self.size, device=index.device) if todo is None else todo
-            moved = link.b.index_select(0, (index + (base * index.shape[1]).unsqueeze(1)).flatten())
+            start = pick(torch.arange(0, self.size * index.shape[1], index.shape[1], device=index.device))
+            moved = link.b.index_select(0, (index + start.unsqueeze(1)).flatten())
             moved = moved.view(*index.shape, *link.b.shape[1:])
             if factor is not None:
                 moved *= factor.view(*factor.shape, 1, 1)
@@ -224,35 +234,67 @@ class Pairs:
             factor = parity if factor is None else factor * parity
         return factor
 
-    def _best(
-        self, slot: int, rows: Tensor, columns: Tensor, todo: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The best permutation, sign and shift of one space given the products, and its score."""
-        rule, bias, pick = self.rules[slot], self._views[slot].bias, _picker(todo)
-        if bias is not None:
-            bias_a, bias_b = pick(bias[0]), pick(bias[1])
-            score = _phase_score(rows, columns, bias_a.unsqueeze(2), bias_b.unsqueeze(1), rule)
-        elif rule.sign == "odd":
-            score = (rows + columns).abs_()
-        elif rule.sign == "even":
-            score = rows.abs().add_(columns)
-        else:
-            score = rows + columns
-        found = assign(score)
-        r, c = _at(rows, found), _at(columns, found)
-        sign: Tensor | None = None
-        shift: Tensor | None = None
-        if bias is not None:
-            sign, shift = _phase_move(r, c, bias_a, bias_b.gather(1, found), rule)
-        elif rule.sign is not None:
-            sign = torch.where((r + c if rule.sign == "odd" else r) < 0, -1.0, 1.0).to(r.dtype)
-        return _at(score, found).sum(-1), found, sign, shift
+    def _blocks(self, slot: int, todo: Tensor | None) -> Sequence[_Block]:
+        """Index of the pairs in question, in parts that are worked on one at a time."""
+        size = max(BLOCK // self.a.architecture.hidden[slot].size ** 2, 1) if self.a.device.type == "cpu" else 1 << 30
+        if todo is not None:
+            return todo.split(size)
+        return [slice(i, min(i + size, self.size)) for i in range(0, max(self.size, 1), size)]
 
-    def _current(self, slot: int, rows: Tensor, columns: Tensor, moves: Moves, todo: Tensor | None) -> Tensor:
-        """The score of one space as the moves have it now, ``(B,)``."""
+    def _score(self, slot: int, rows: Tensor, columns: Tensor, pick: _Pick) -> Tensor:
+        """The score of putting each neuron in each place, maximised over signs and phases."""
+        rule, phases = self.rules[slot], self._views[slot].phases
+        if phases is not None:
+            plus, plus_gap, minus, minus_gap = pick(phases).unbind(1)
+            score = (columns + plus_gap).abs_().add_(plus).add_(rows)
+            if rule.sign is not None:
+                other = (columns + minus_gap).abs_().add_(minus).sub_(rows)
+                torch.maximum(score, other, out=score)
+            return score
+        if rule.sign == "odd":
+            return (rows + columns).abs_()
+        return rows.abs().add_(columns) if rule.sign == "even" else rows + columns
+
+    def _visit(
+        self, slot: int, moves: Moves, todo: Tensor | None, known: frozenset[int] | None = None, *, search: bool = True
+    ) -> tuple[Tensor, _Products, _Products]:
+        """The best permutation of one space, and the products at it and at the present one, ``(B, n)`` each.
+
+        Without ``search``, the best permutation is the present one.
+        """
+        parts = []
+        for block in self._blocks(slot, todo):
+            pick = _picker(block)
+            rows, columns = self._products(slot, moves, block, known)
+            present = pick(moves.permutation[slot])
+            now = _at(rows, present), _at(columns, present)
+            if search:
+                found = assign(self._score(slot, rows, columns, pick))
+                parts.append((found, _at(rows, found), _at(columns, found), *now))
+            else:
+                parts.append((present, *now, *now))
+        found, r, c, r_now, c_now = (torch.cat(part) for part in zip(*parts, strict=True))
+        return found, (r, c), (r_now, c_now)
+
+    def _decide(
+        self, slot: int, found: Tensor, products: _Products, todo: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The score ``(B,)`` of a permutation, and the best signs and shifts with it."""
+        rule, bias, pick = self.rules[slot], self._views[slot].bias, _picker(todo)
+        r, c = products
+        if bias is not None:
+            best, sign, shift = _phase_move(r, c, pick(bias[0]), pick(bias[1]).gather(1, found), rule)
+            return best.sum(-1), sign, shift
+        if rule.sign is None:
+            return (r + c).sum(-1), None, None
+        total = r + c
+        sign = torch.where((total if rule.sign == "odd" else r) < 0, -1.0, 1.0).to(r.dtype)
+        return (total.abs() if rule.sign == "odd" else r.abs() + c).sum(-1), sign, None
+
+    def _present(self, slot: int, products: _Products, moves: Moves, todo: Tensor | None) -> Tensor:
+        """The score ``(B,)`` of one space as the moves have it now."""
         pick, rule = _picker(todo), self.rules[slot]
-        at = pick(moves.permutation[slot])
-        r, c = _at(rows, at), _at(columns, at)
+        r, c = products
         sign, shift, bias = moves.sign[slot], moves.shift[slot], self._views[slot].bias
         if sign is not None:
             s = pick(sign)
@@ -262,7 +304,7 @@ class Pairs:
             assert rule.half_period is not None
             k = pick(shift).to(r.dtype)  # an int64 tensor times a float would round to float32
             c = c * (1 - 2 * k.remainder(2))
-            moved = pick(bias[1]).gather(1, at)
+            moved = pick(bias[1]).gather(1, pick(moves.permutation[slot]))
             moved = moved if sign is None else moved * s
             r = r - 0.5 * (pick(bias[0]) - moved - k * rule.half_period).square()
         return (r + c).sum(-1)
@@ -289,6 +331,7 @@ class Pairs:
         moves: Moves,
         *,
         order: Sequence[int] | None = None,
+        settled: int | None = None,
         max_sweeps: int = 100,
         record: list[Tensor] | None = None,
     ) -> Moves:
@@ -297,6 +340,7 @@ class Pairs:
         Args:
             moves: Where to start.
             order: The order in which spaces are visited; None for first to last.
+            settled: A space that is known to be best as it is, given the others.
             max_sweeps: Visits per space at most.
             record: Gets the gain in the objective, ``(B,)``, of every visit, if given.
 
@@ -305,6 +349,8 @@ class Pairs:
         """
         # A space needs a visit only if a neighbour has changed since the last one.
         stale = torch.ones(len(self.rules), self.size, dtype=torch.bool, device=self.a.device)
+        if settled is not None:
+            stale[settled] = False
         for _ in range(max_sweeps):
             for s in order if order is not None else range(len(self.rules)):
                 waiting = stale[s].nonzero().squeeze(-1)
@@ -312,18 +358,17 @@ class Pairs:
                     continue
                 stale[s] = False
                 todo = None if waiting.numel() == self.size else waiting
-                rows, columns = self._products(s, moves, todo)
-                score, *step = self._best(s, rows, columns, todo)
-                gain = score - self._current(s, rows, columns, moves, todo)
+                found, best, now = self._visit(s, moves, todo)
+                score, sign, shift = self._decide(s, found, best, todo)
+                gain = score - self._present(s, now, moves, todo)
                 better = gain > _picker(todo)(self._tolerance)
                 if record is not None:
                     record.append(torch.zeros_like(self._tolerance).index_copy_(0, waiting, gain * better))
                 kept = better.nonzero().squeeze(-1)
                 if kept.numel() < waiting.numel():
-                    waiting = waiting.index_select(0, kept)
-                    step = [None if t is None else t.index_select(0, kept) for t in step]
-                found, sign, shift = step
-                assert found is not None
+                    waiting, found = waiting.index_select(0, kept), found.index_select(0, kept)
+                    sign = None if sign is None else sign.index_select(0, kept)
+                    shift = None if shift is None else shift.index_select(0, kept)
                 self._set(s, moves, waiting, found, sign, shift)
                 for n in self._around[s]:
                     stale[n, waiting] = True
@@ -341,8 +386,8 @@ class Pairs:
         everyone = torch.arange(self.size, device=self.a.device)
         known: frozenset[int] = frozenset()
         for s in order:
-            rows, columns = self._products(s, moves, None, known)
-            _, found, sign, shift = self._best(s, rows, columns, None)
+            found, best, _ = self._visit(s, moves, None, known)
+            _, sign, shift = self._decide(s, found, best, None)
             self._set(s, moves, everyone, found, sign, shift)
             known |= {s}
         return moves
@@ -364,6 +409,12 @@ class Pairs:
 
         Source: graduated assignment (Gold and Rangarajan, 1996), here with signs and phases.
         """
+        largest = max(range(len(self.rules)), key=lambda s: self.a.architecture.hidden[s].size)
+        blocks = self._blocks(largest, None)
+        if len(blocks) > 1:
+            parts = [Pairs(self.a[i], self.b[i], self.rules) for i in blocks]
+            settings: dict[str, Any] = {"steps": steps, "hot": hot, "cold": cold, "iterations": iterations}
+            return Moves.cat([part.anneal(order, **settings) for part in parts])
         neurons = sum(space.size for space in self.a.architecture.hidden)
         unit = (self._tolerance / (_TOLERANCE * neurons)).view(-1, 1, 1)
         soft: dict[int, tuple[Tensor, Tensor]] = {}
@@ -376,7 +427,8 @@ class Pairs:
         everyone = torch.arange(self.size, device=self.a.device)
         for s in order:
             rows, columns = self._soft_products(s, soft)
-            _, found, sign, shift = self._best(s, rows, columns, None)
+            found = assign(self._score(s, rows, columns, _picker(None)))
+            _, sign, shift = self._decide(s, found, (_at(rows, found), _at(columns, found)), None)
             self._set(s, moves, everyone, found, sign, shift)
             ones = torch.ones_like(found, dtype=rows.dtype) if sign is None else sign
             hard = torch.zeros_like(rows).scatter_(2, found.unsqueeze(2), ones.unsqueeze(2))
@@ -463,8 +515,8 @@ class Pairs:
         done: frozenset[int] = frozenset()
         for s in range(len(self.rules)):
             # Each link counts once: with the later of its two spaces.
-            rows, columns = self._products(s, moves, None, done)
-            total += self._current(s, rows, columns, moves, None)
+            _, _, now = self._visit(s, moves, None, done, search=False)
+            total += self._present(s, now, moves, None)
             done |= {s}
         return total
 
@@ -474,9 +526,13 @@ def _at(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(2, index.unsqueeze(-1)).squeeze(-1)
 
 
-def _picker(todo: Tensor | None) -> _Pick:
+def _picker(block: _Block | None) -> _Pick:
     # The first visits concern every pair: no copy then.
-    return (lambda t: t) if todo is None else (lambda t: t.index_select(0, todo))
+    if block is None:
+        return lambda t: t
+    if isinstance(block, slice):
+        return lambda t: t[block]
+    return lambda t: t.index_select(0, block)
 
 
 def _norm(x: WeightSpaceElement) -> Tensor:
@@ -505,22 +561,38 @@ def _phase_terms(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rul
     return base - c, odd.add_(c).add_(base)
 
 
-def _phase_score(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rule) -> Tensor:
-    best = torch.maximum(*_phase_terms(r, c, bias_a, bias_b, rule, 1))
-    if rule.sign is not None:
-        for score in _phase_terms(r, c, bias_a, bias_b, rule, -1):
-            torch.maximum(best, score, out=best)
-    return best
+def _phase_table(bias_a: Tensor, bias_b: Tensor, rule: Rule) -> Tensor:
+    """What phases can gain, whatever else moves: four numbers per pair of neurons, ``(B, 4, n, n)``.
+
+    For a sign s of the row, let even and odd be the best values of -(bias_a - s bias_b - k h)^2 / 2 over the even
+    and the odd k. Then the better one of (c + even, -c + odd), which is what a positive sign can reach, is
+    |c + (even - odd) / 2| + (even + odd) / 2. The table holds the sum and the gap for s = 1, and for s = -1, where
+    an odd activation flips c.
+    """
+    h = rule.half_period
+    assert h is not None
+    a, b = bias_a.unsqueeze(2), bias_b.unsqueeze(1)
+    table = []
+    for sign in (1, -1):
+        d = (a - sign * b).mul_(1 / h)
+        d = d.sub_(d.mul(0.5).round_().mul_(2)).abs_()
+        even, odd = d.square().mul_(-0.5 * h * h), (1 - d).square_().mul_(-0.5 * h * h)
+        gap = (even - odd).mul_(0.5)
+        table += [(even + odd).mul_(0.5), gap if sign > 0 or rule.sign == "even" else gap.neg_()]
+    return torch.stack(table, 1)
 
 
-def _phase_move(r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rule) -> tuple[Tensor | None, Tensor]:
+def _phase_move(
+    r: Tensor, c: Tensor, bias_a: Tensor, bias_b: Tensor, rule: Rule
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The best score per neuron, and the sign and shift that reach it."""
     h = rule.half_period
     assert h is not None
     options = [*_phase_terms(r, c, bias_a, bias_b, rule, 1)]
     if rule.sign is not None:
         options += [*_phase_terms(r, c, bias_a, bias_b, rule, -1)]
-    best = torch.stack(options).argmax(0)
+    value, best = torch.stack(options).max(0)
     sign, parity = 1 - 2 * (best >> 1), best & 1
     ratio = (bias_a - sign * bias_b) / h
     shift = (2 * ((ratio - parity) / 2).round()).to(torch.int64) + parity
-    return (None if rule.sign is None else sign.to(r.dtype)), shift
+    return value, (None if rule.sign is None else sign.to(r.dtype)), shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -14,15 +15,11 @@ from weightaug.group import GroupElement, act
 from weightaug.matching.activation import match_activations
 from weightaug.matching.assignment import on_device_solver
 from weightaug.matching.canonical import balance, canonicalize, flat64, topological_slots, unflat
-from weightaug.matching.descent import Moves, Pairs
+from weightaug.matching.descent import BLOCK, Moves, Pairs
 from weightaug.matching.rules import Rule, Symmetry, check_pair, resolve
 from weightaug.matching.sinkhorn import relax
 
 __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "solve", "working_device"]
-
-# Entries of score matrices that are worked on at a time on a CPU: they stay in the cache, chunks of pairs run in
-# threads of their own, and torch starts no OpenMP team of its own below this size.
-_CHUNK = 32767
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("identity", "forward")
@@ -213,8 +210,11 @@ def solve(
     if "canonical" in starts:
         group = canonicalize(a).inverse() @ canonicalize(b)
         given.append(Moves.of(group, b, rules))
+    # One part per thread, but none so large that torch would start OpenMP teams for a number per neuron.
     largest = max(space.size for space in arch.hidden)
-    size = max(len(a), 1) if a.device.type != "cpu" else max(_CHUNK // largest**2, 1)
+    size = max(len(a), 1)
+    if a.device.type == "cpu":
+        size = max(min(math.ceil(len(a) / torch.get_num_threads()), BLOCK // largest), 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
     forward = topological_slots(arch)
 
@@ -226,9 +226,9 @@ def solve(
         if not keep_identity:
             reached.fill_(-torch.inf)
 
-        def consider(moves: Moves, order: Sequence[int] = forward) -> None:
+        def consider(moves: Moves, order: Sequence[int] = forward, settled: int | None = None) -> None:
             nonlocal best, reached
-            moves = pairs.descend(moves, order=order, max_sweeps=max_sweeps)
+            moves = pairs.descend(moves, order=order, settled=settled, max_sweeps=max_sweeps)
             value = pairs.objective(moves)
             best = moves.where(value > reached, best)
             reached = torch.maximum(value, reached)
@@ -241,9 +241,9 @@ def solve(
             elif name == "reverse":
                 consider(pairs.identity(), forward[::-1])
             elif name == "forward":
-                consider(pairs.walk(forward))
+                consider(pairs.walk(forward), settled=forward[-1])  # which saw all others
             elif name == "backward":
-                consider(pairs.walk(forward[::-1]), forward[::-1])
+                consider(pairs.walk(forward[::-1]), forward[::-1], settled=forward[0])
             elif name == "sinkhorn":
                 consider(relax(a[chunk], b[chunk], rules))
             elif name == "anneal":
