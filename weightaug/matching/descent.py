@@ -238,7 +238,8 @@ class Pairs:
         """Index of the pairs in question, in parts that are worked on one at a time."""
         size = max(BLOCK // self.a.architecture.hidden[slot].size ** 2, 1) if self.a.device.type == "cpu" else 1 << 30
         if todo is not None:
-            return todo.split(size)
+            parts: tuple[Tensor, ...] = todo.split(size)
+            return parts
         return [slice(i, min(i + size, self.size)) for i in range(0, max(self.size, 1), size)]
 
     def _score(self, slot: int, rows: Tensor, columns: Tensor, pick: _Pick) -> Tensor:
