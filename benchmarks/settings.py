@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import weightaug as wa
 
 PresetName = Literal["quick", "smoke"]
-ConventionName = Literal["authors", "siren"]
+ConventionName = Literal["authors", "siren", "nfn"]
 
 # -- implicit representations ------------------------------------------------------------------------
 
@@ -33,6 +33,7 @@ class Convention:
         zero_hidden_bias: Whether the biases before the last start at zero (otherwise like nn.Linear).
         output_offset: Constant added to the output.
         target_range: Values of black and white.
+        coordinates: What the inputs are: (x, y), or "ij" for (row, column).
     """
 
     omega: float = 30.0
@@ -42,6 +43,7 @@ class Convention:
     zero_hidden_bias: bool = True
     output_offset: float = 0.5
     target_range: tuple[float, float] = (0.0, 1.0)
+    coordinates: Literal["xy", "ij"] = "xy"
 
 
 CONVENTIONS: dict[ConventionName, Convention] = {
@@ -54,6 +56,15 @@ CONVENTIONS: dict[ConventionName, Convention] = {
         zero_hidden_bias=False,
         output_offset=0.0,
         target_range=(-1.0, 1.0),
+    ),
+    # Zhou et al. 2023 (NFN): a standard SIREN on (row, column).
+    "nfn": Convention(
+        first_layer_special=True,
+        last_layer_torch=False,
+        zero_hidden_bias=False,
+        output_offset=0.0,
+        target_range=(-1.0, 1.0),
+        coordinates="ij",
     ),
 }
 
@@ -72,7 +83,9 @@ class FitSettings:
         seed: Of all initial weights, together with data set, sample and view.
         batch: Networks that are trained at once, and that lie in one folder on disk. Changes no result
             beyond rounding.
-        limit: Use that many images only, None for all.
+        limit: Use that many images only, None for all. For data sets without official splits.
+        images: How many images to train, validate and test on: the first of each official split (see
+            ``benchmarks.data.images``), None for all.
     """
 
     convention_name: ConventionName = "authors"
@@ -84,6 +97,7 @@ class FitSettings:
     seed: int = 0
     batch: int = 128
     limit: int | None = None
+    images: tuple[int, int, int] | None = None
 
     @property
     def convention(self) -> Convention:
@@ -125,8 +139,8 @@ class TrainSettings:
         warmup: Share of the steps in which the rate rises linearly, before it falls along a cosine. The
             paper keeps the rate of DWS constant, which needs more epochs than these.
         clip: Largest norm of the gradient. Not in the paper.
-        validation: Share of the images that selects the epoch. Paper: 5K of 70K.
-        test: Share of the images that is held out. Paper: 10K of 70K.
+        validation: Share of the images that selects the epoch, where the data set has no official splits.
+        test: Share of the images that is held out, where the data set has no official splits.
         split_seed: Of the split of the images, the same in all cells.
         augment_batch: Networks that are augmented at once, and among which Mixup finds its partners. The
             paper draws partners from all networks.
@@ -200,12 +214,13 @@ class Settings:
         fit: How INRs are fitted.
         dws: The DWS classifier.
         train: How classifiers are trained.
+        data_dir: Folder of the images (or the folder above); None to download them.
         output: Folder of all results. A run that was interrupted goes on from there.
         workers: Processes, of one thread each; 1 runs everything in this process.
     """
 
     preset: PresetName = "quick"
-    datasets: tuple[Literal["digits"], ...] = ("digits",)
+    datasets: tuple[Literal["digits", "fashion-mnist"], ...] = ("digits",)
     models: tuple[Literal["dws"], ...] = ("dws",)
     rows: tuple[str, ...] = tuple(ROWS)
     views: tuple[int, ...] = (1,)
@@ -213,6 +228,7 @@ class Settings:
     fit: FitSettings = field(default_factory=FitSettings)
     dws: DWSSettings = field(default_factory=DWSSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    data_dir: Path | None = None
     output: Path = Path(__file__).resolve().parent / "runs"
     workers: int = field(default_factory=lambda: max(1, min(os.cpu_count() or 1, 36)))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks import report
+from benchmarks.data.images import source
 from benchmarks.data.store import Part, images_of, load_networks, parts_of
 from benchmarks.run import Executor, JobsFailed
 from benchmarks.settings import PRESETS, Settings
@@ -39,7 +40,7 @@ def fitting_jobs(settings: Settings) -> list[Part]:
         part
         for dataset in settings.datasets
         for view in range(max(settings.views))
-        for part in parts_of(dataset, view, settings.fit, settings.output / "inrs")
+        for part in parts_of(dataset, view, settings.fit, settings.output / "inrs", settings.data_dir)
     ]
 
 
@@ -76,6 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
     kept = sum(cell.done for cell in cells)
     print(f"{len(cells)} cells, {kept} of them from earlier runs; results in {settings.output}", flush=True)
     try:
+        for dataset in {part.dataset for part in parts if not part.done}:
+            images_of(dataset, settings.data_dir)  # here, so that workers neither download at once nor fail one by one
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"\n{error}") from error
+    try:
         with Executor(settings.workers) as executor:
             sizes = [part.last - part.first for part in parts]
             fitted = executor.run(parts, sizes, name="fitting", unit="network")
@@ -89,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"\n{error}") from error
     total = time.perf_counter() - started
 
-    text = report.table(cells) + "\n\n" + report.notes(cells, images_of(settings.datasets[0], 1).classes) + "\n"
+    text = report.table(cells) + "\n\n" + report.notes(cells, source(settings.datasets[0]).classes) + "\n"
     path = settings.output / f"table1-{settings.preset}.md"
     path.write_text(text, encoding="utf-8")
     print()

@@ -122,8 +122,11 @@ class Split:
     test: Tensor
 
 
-def split_images(count: int, settings: TrainSettings) -> Split:
+def split_images(networks: Networks, settings: TrainSettings) -> Split:
     """The same split for every cell: all views of an image are on one side."""
+    count = len(networks.labels)
+    if networks.splits is not None:
+        return Split(*torch.arange(count).split(networks.splits))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.split_seed))
     test, validation = round(count * settings.test), round(count * settings.validation)
     return Split(order[test + validation :], order[test : test + validation], order[:test])
@@ -154,7 +157,7 @@ def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> di
     """
     settings = cell.train
     images = len(networks.labels)
-    split = split_images(images, settings)
+    split = split_images(networks, settings)
     # View v of image i is network v * images + i.
     index = torch.cat([split.train + view * images for view in range(cell.views)])
     training_set, labels = networks.element[index], networks.labels.repeat(cell.views)[index]

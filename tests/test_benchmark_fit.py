@@ -92,7 +92,8 @@ def test_conventions_start_within_their_bounds():
         "authors": (math.sqrt(6 / 2) / 30, 0, math.sqrt(6 / 32) / 30, 0, 1 / math.sqrt(32), 1 / math.sqrt(32)),
         "siren": (1 / 2, 1 / math.sqrt(2), math.sqrt(6 / 32) / 30, 1 / math.sqrt(32), math.sqrt(6 / 32) / 30, None),
     }
-    for element, name in ((authors, "authors"), (siren, "siren")):
+    bounds["nfn"] = bounds["siren"]
+    for element, name in ((authors, "authors"), (siren, "siren"), (start(50, "nfn"), "nfn")):
         for tensor, bound in zip(element.tensors(), bounds[name], strict=True):
             if bound is not None:
                 assert 0.95 * bound <= float(tensor.abs().max()) <= bound
@@ -114,15 +115,10 @@ def test_seeds_differ_by_sample_and_view_and_never_by_process():
     assert fitting.seed_of(0, "digits", 1, 2) == 5709445780650214386
 
 
-def test_coordinates_are_x_y_with_x_fastest():
-    grid = pixel_grid(2, 3)
-    assert grid.tolist() == [[-1, -1], [0, -1], [1, -1], [-1, 1], [0, 1], [1, 1]]
-
-
 def test_other_networks_and_data_sets_are_refused():
     element = WeightSpaceElement.unflatten(relu := Architecture.mlp((2, 4, 1), "relu"), torch.zeros(1, 17))
     with pytest.raises(ValueError, match="sine"):
         fitting.fit(pixel_grid(2, 2), torch.zeros(1, 4), element, FitSettings())
     assert relu.num_parameters == 17
-    with pytest.raises(ValueError, match="unknown data set 'cifar'; known: \\['digits'\\]"):
+    with pytest.raises(ValueError, match="unknown data set 'cifar'; known: \\['digits', 'fashion-mnist'\\]"):
         load_images("cifar")

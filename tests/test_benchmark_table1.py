@@ -11,7 +11,7 @@ import torch
 
 import weightaug as wa
 from benchmarks import report, table1, train
-from benchmarks.data.store import load_networks
+from benchmarks.data.store import Networks, load_networks
 from benchmarks.run import Executor, JobsFailed
 from benchmarks.settings import PRESETS, ROWS, FitSettings, Settings, TrainSettings
 
@@ -116,7 +116,10 @@ def test_a_cell_whose_loss_is_no_number_is_recorded_as_diverged(run, tmp_path):
 
 
 def test_the_split_has_no_image_twice_and_all_views_of_one_on_one_side():
-    split = train.split_images(1797, TrainSettings())
+    architecture = wa.Architecture.siren((2, 1, 1))
+    element = wa.WeightSpaceElement.unflatten(architecture, torch.zeros(1797, architecture.num_parameters))
+    networks = Networks(element, torch.zeros(1797, dtype=torch.int64), torch.zeros(1797), 1, 10)
+    split = train.split_images(networks, TrainSettings())
     parts = [set(part.tolist()) for part in (split.train, split.validation, split.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 1797
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
-from benchmarks.data.images import Images, load_images, pixel_grid
+from benchmarks.data.images import Images, load_images, pixel_grid, source
 from benchmarks.settings import FitSettings
 from weightaug import WeightSpaceElement, cat, io
 
@@ -34,6 +34,7 @@ class Part:
         last: Index after the last image.
         fit: How they are fitted.
         folder: Folder of all fitted networks.
+        data_dir: Where the images lie; None for their usual place.
     """
 
     dataset: str
@@ -42,13 +43,16 @@ class Part:
     last: int
     fit: FitSettings
     folder: Path
+    data_dir: Path | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the networks, beside the index of the image."""
         fitting = asdict(self.fit) | {"convention": asdict(self.fit.convention)}
-        for key in ("batch", "limit"):  # which networks are made, and with whom, but not what they are
+        for key in ("batch", "limit", "images"):  # which networks are made, and with whom, but not what they are
             del fitting[key]
+        if fitting["convention"]["coordinates"] == "xy":  # said since "ij" exists; older networks stay valid
+            del fitting["convention"]["coordinates"]
         return plain({"dataset": self.dataset, "view": self.view, "fit": fitting})
 
     @property
@@ -64,15 +68,16 @@ class Part:
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Fits the networks and writes them."""
-        images = images_of(self.dataset, self.fit.limit)
+        images = images_of(self.dataset, self.data_dir)
         values, labels = images.values[self.first : self.last], images.labels[self.first : self.last]
         height, width = values.shape[1:]
+        grid = pixel_grid(height, width, order=self.fit.convention.coordinates)
         low, high = self.fit.convention.target_range
         architecture = siren_architecture(self.fit.convention, (2, *self.fit.hidden, 1))
         seeds = [seed_of(self.fit.seed, self.dataset, self.view, i) for i in range(self.first, self.last)]
         start = initial_weights(self.fit.convention, architecture, seeds)
         targets = values.flatten(1) * (high - low) + low
-        fitted = fit(pixel_grid(height, width), targets, start, self.fit, progress=progress)
+        fitted = fit(grid, targets, start, self.fit, progress=progress)
         columns = {"psnr": fitted.psnr, "steps": fitted.steps}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         io.save(self.path, fitted.element, labels, columns=columns, metadata=self.settings)
@@ -89,17 +94,39 @@ def short_hash(data: Any) -> str:
 
 
 @lru_cache(maxsize=2)
-def images_of(dataset: str, limit: int | None) -> Images:
-    """The images of a data set, or the first few of them."""
-    images = load_images(dataset)
-    return images._replace(values=images.values[:limit], labels=images.labels[:limit])
+def images_of(dataset: str, data_dir: Path | None) -> Images:
+    """The images of a data set, read once."""
+    return load_images(dataset, data_dir)
 
 
-def parts_of(dataset: str, view: int, settings: FitSettings, folder: Path) -> list[Part]:
+def chosen_images(dataset: str, settings: FitSettings) -> tuple[range, ...]:
+    """The images that networks are fitted to: one range, or the three of the official splits.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    known = source(dataset)
+    if known.splits is None:
+        if settings.images is not None:
+            raise ValueError(f"{dataset} has no official splits, of which fit.images are the sizes; use fit.limit")
+        return (range(known.count)[: settings.limit],)
+    if settings.limit is not None:
+        raise ValueError(f"{dataset} has official splits; choose their sizes with fit.images, not fit.limit")
+    if settings.images is None:
+        return known.splits
+    for name, wanted, split in zip(("train", "validation", "test"), settings.images, known.splits, strict=True):
+        if not 0 < wanted <= len(split):
+            raise ValueError(f"{dataset}: expected 1 to {len(split)} images of {name}, got {wanted}")
+    return tuple(split[:count] for split, count in zip(known.splits, settings.images, strict=True))
+
+
+def parts_of(dataset: str, view: int, settings: FitSettings, folder: Path, data_dir: Path | None = None) -> list[Part]:
     """The jobs that make one view of a data set."""
-    count = len(images_of(dataset, settings.limit).labels)
-    starts = range(0, count, settings.batch)
-    return [Part(dataset, view, s, min(s + settings.batch, count), settings, folder) for s in starts]
+    return [
+        Part(dataset, view, first, min(first + settings.batch, chosen.stop), settings, folder, data_dir)
+        for chosen in chosen_images(dataset, settings)
+        for first in range(chosen.start, chosen.stop, settings.batch)
+    ]
 
 
 @dataclass(frozen=True)
@@ -112,6 +139,8 @@ class Networks:
         psnr: In dB, ``(views * images,)``.
         views: Number of views.
         classes: Number of classes.
+        splits: How many of the images are to train, validate and test on, in this order; None if they are in
+            one heap.
     """
 
     element: WeightSpaceElement
@@ -119,6 +148,7 @@ class Networks:
     psnr: Tensor
     views: int
     classes: int
+    splits: tuple[int, int, int] | None = None
 
 
 def load_networks(dataset: str, views: int, settings: FitSettings, folder: Path) -> Networks:
@@ -142,5 +172,6 @@ def load_networks(dataset: str, views: int, settings: FitSettings, folder: Path)
             psnr.append(stored.columns["psnr"])
             if view == 0:
                 labels.append(stored.labels)
-    classes = images_of(dataset, settings.limit).classes
-    return Networks(cat(elements), torch.cat(labels), torch.cat(psnr), views, classes)
+    sizes = tuple(len(chosen) for chosen in chosen_images(dataset, settings))
+    splits = None if len(sizes) == 1 else sizes
+    return Networks(cat(elements), torch.cat(labels), torch.cat(psnr), views, source(dataset).classes, splits)
