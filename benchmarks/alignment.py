@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "permutation (Git Re-Basin)": {"symmetry": "permutation"},
     "permutation x sign": {"symmetry": "sign", "starts": ("identity",)},
     "full group": {},
+    "full group, two starts": {"starts": ("identity", "forward")},
     "full group, thorough": THOROUGH,
 }
 
@@ -312,8 +313,8 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         for name, options in (
             ("permutation", {"symmetry": "permutation"}),
             ("permutation x sign", {"symmetry": "sign", "starts": ("identity",)}),
-            ("full group, one start", {"starts": ("forward",)}),
             ("full group", {}),
+            ("full group, two starts", {"starts": ("identity", "forward")}),
         ):
             took = []
             for _ in range(7):

@@ -22,7 +22,7 @@ from weightaug.matching.sinkhorn import relax
 __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "solve", "working_device"]
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
-DEFAULT_STARTS = ("identity", "forward")
+DEFAULT_STARTS = ("forward",)
 INVARIANT_STARTS = ("forward", "backward")
 _KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
 
@@ -69,7 +69,7 @@ def match(
             incoming weights, inputs first: finds a planted copy exactly), ``"backward"``, ``"anneal"`` (soft
             moves at a falling temperature: slower, and closer), ``"canonical"`` (both networks in canonical
             form), ``"random"``; a name may be repeated. None for ``("identity",)`` with
-            ``symmetry="permutation"``, as in Git Re-Basin, and ``("identity", "forward")`` otherwise.
+            ``symmetry="permutation"``, as in Git Re-Basin, and ``("forward",)`` otherwise.
         kicks: How often a part of the neurons of the best result is shuffled, and the descent repeated from
             there, to leave local optima. The closest alignments take ``starts=("identity", "forward",
             "anneal")`` and some 100 kicks.
