@@ -98,6 +98,14 @@ def test_one_network_and_many_group_elements_give_an_orbit():
     assert_same_function(element.map(lambda t: t.expand(5, *t.shape)), orbit)
 
 
+def test_many_networks_and_one_group_element():
+    element = random_element(SIREN, (2, 3))
+    group = random_group(random_element(SIREN), 0)
+    moved = group(element)
+    assert_equal(moved[1, 2], group(element[1, 2]))
+    assert_same_function(element, moved)
+
+
 def test_negation_flips_the_stated_share_of_neurons():
     element = random_element(SIREN, (2000,), dtype=torch.float32)
     signs = torch.cat(SirenNegation(p=0.3).sample(element, generator=generator()).scale, -1)

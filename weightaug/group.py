@@ -237,6 +237,8 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
         )
     element = _broadcast(element, group)
     rows, columns, offsets = _factors(element.dtype, group, kind)
+    batch = element.batch_shape
+    sources = [None if p is None else _flat_index(p.expand(*batch, p.shape[-1])) for p in group.permutation]
     wiring = arch.wiring
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
@@ -245,15 +247,15 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
         kernel = len(arch.layers[i].kernel)
         moved = weight
         if written is not None:
-            moved = _move(weight, moved, group.permutation[written], rows[written], 0, 1 + kernel)
+            moved = _write(weight, sources[written], rows[written], 1 + kernel)
             if bias is not None:
-                new = _move(bias, bias, group.permutation[written], rows[written], 0, 0)
+                new = _write(bias, sources[written], rows[written], 0)
                 offset = offsets[written]
                 if offset is not None and wiring.bias_carriers[written] == i:
                     new = bias + offset if new is bias else new.add_(offset)
                 bias = new
         if read is not None:
-            moved = _move(weight, moved, group.permutation[read], columns[read], 1, kernel)
+            moved = _read(weight, moved, group.permutation[read], columns[read], kernel)
         weights.append(moved)
         biases.append(bias)
     return WeightSpaceElement(arch, tuple(weights), tuple(biases))
@@ -311,35 +313,44 @@ def _output_factor(activation: Activation, scale: Tensor | None) -> Tensor | Non
     return scale.reciprocal() if activation.positively_homogeneous else scale
 
 
-def _move(
-    original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, before: int, after: int
-) -> Tensor:
-    """Gathers and multiplies along one axis, with ``before`` and ``after`` other axes beside the batch.
+def _flat_index(permutation: Tensor) -> Tensor:
+    """Positions of the permuted neurons when all neurons of the batch stand in one row."""
+    *batch, size = permutation.shape
+    if not batch:
+        return permutation
+    count = permutation.numel()
+    start = torch.arange(0, count, size, device=permutation.device).view(*batch, 1)
+    return (permutation + start).view(count)
+
+
+def _write(tensor: Tensor, source: Tensor | None, factor: Tensor | None, after: int) -> Tensor:
+    """Gathers and multiplies along the first axis behind the batch, with ``after`` other axes behind that.
+
+    Whole rows are copied at once, which is many times faster than gathering entries.
+    """
+    moved = tensor
+    if source is not None:
+        moved = tensor.reshape(source.shape[0], *tensor.shape[tensor.dim() - after :])
+        moved = moved.index_select(0, source).view(tensor.shape)
+    if factor is not None:
+        factor = _spread(factor, 0, after)
+        moved = moved * factor if moved is tensor else moved.mul_(factor)
+    return moved
+
+
+def _read(original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, after: int) -> Tensor:
+    """Gathers and multiplies along the second axis behind the batch, with ``after`` other axes behind that.
 
     Writes into ``current`` if that is no longer the caller's tensor, so that one call of :func:`act` makes
     one new tensor per parameter when there are no permutations.
     """
     if permutation is not None:
-        if after and not before:
-            current = _take_rows(current, permutation, after)
-        else:
-            index = _spread(permutation, before, after).expand(current.shape)
-            current = current.gather(current.dim() - 1 - after, index)
+        index = _spread(permutation, 1, after).expand(current.shape)
+        current = current.gather(current.dim() - 1 - after, index)
     if factor is not None:
-        factor = _spread(factor, before, after)
+        factor = _spread(factor, 1, after)
         current = current * factor if current is original else current.mul_(factor)
     return current
-
-
-def _take_rows(tensor: Tensor, permutation: Tensor, after: int) -> Tensor:
-    """Gathers along the axis after the batch: whole rows at once, many times faster than element by element."""
-    batch = tensor.shape[: tensor.dim() - 1 - after]
-    size, count = permutation.shape[-1], batch.numel()
-    if not batch:
-        return tensor.index_select(0, permutation)
-    start = torch.arange(0, count * size, size, device=permutation.device).view(*batch, 1)
-    rows = tensor.reshape(count * size, *tensor.shape[-after:])
-    return rows.index_select(0, (permutation + start).view(count * size)).view(tensor.shape)
 
 
 def _spread(values: Tensor, before: int, after: int) -> Tensor:

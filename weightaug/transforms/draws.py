@@ -59,26 +59,31 @@ def integers(
     return drawn.to(element.device)
 
 
-def permutation(element: WeightSpaceElement, size: int, generator: torch.Generator | None) -> Tensor:
-    """Uniform permutations ``(*batch, size)``, int64."""
-    return orders(
-        (*element.batch_shape, size), element.device if generator is None else generator.device, generator
-    ).to(element.device)
+def permutations(element: WeightSpaceElement, sizes: Sequence[int], generator: torch.Generator | None) -> list[Tensor]:
+    """Uniform permutations, int64: one ``(*batch, size)`` for every size."""
+    device = element.device if generator is None else generator.device
+    batch = element.batch_shape
+    if len(set(sizes)) == 1:  # one draw for all
+        together = orders((*batch, len(sizes), sizes[0]), device, generator).to(element.device)
+        return list(together.unbind(-2))
+    return [orders((*batch, size), device, generator).to(element.device) for size in sizes]
 
 
 def orders(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Uniform permutations along the last dimension: the order of random keys that carry their position."""
     size = shape[-1]
     bits = max(size - 1, 1).bit_length()
-    keys = torch.empty(tuple(shape), dtype=torch.int64, device=device)
-    keys.random_(0, 2 ** (62 - bits), generator=generator)
-    keys = keys.bitwise_left_shift_(bits).bitwise_or_(torch.arange(size, device=device))
+    # 25 random bits and more tell 64 neurons apart as well as random floats would; larger spaces get more.
+    width, dtype = (31, torch.int32) if bits <= 6 else (62, torch.int64)
+    keys = torch.empty(tuple(shape), dtype=dtype, device=device)
+    keys.random_(0, 2 ** (width - bits), generator=generator)
+    keys = keys.bitwise_left_shift_(bits).bitwise_or_(torch.arange(size, dtype=dtype, device=device))
     if device.type == "cpu" and keys.numel():
         # NumPy sorts short rows of integers several times faster than torch, which also keeps indices.
         keys.numpy().sort(-1)
     else:
         keys = keys.sort(-1).values
-    return keys.bitwise_and_(2**bits - 1)
+    return keys.bitwise_and_(2**bits - 1).long()
 
 
 def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator | None) -> Tensor:

@@ -82,11 +82,8 @@ class Permute(_Symmetry):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         self.check(element.architecture)
-        hidden = element.architecture.hidden
-        return GroupElement.of(
-            element.architecture,
-            permutation=tuple([draws.permutation(element, space.size, generator) for space in hidden]),
-        )
+        sizes = [space.size for space in element.architecture.hidden]
+        return GroupElement.of(element.architecture, permutation=tuple(draws.permutations(element, sizes, generator)))
 
 
 @dataclass(frozen=True)
