@@ -35,6 +35,19 @@ class Job(Protocol):
 class JobsFailed(RuntimeError):
     """Some jobs raised; the others have finished."""
 
+    @classmethod
+    def raise_if(cls, failures: Sequence[BaseException], count: int) -> None:
+        """Raises if there are failures among the jobs that were run."""
+        if failures:
+            raise cls(
+                f"{len(failures)} of {count} jobs failed, the others are kept; the first: {failures[0]!r}"
+            ) from failures[0]
+
+
+def unfinished(jobs: Sequence[Job], sizes: Sequence[int]) -> list[tuple[Job, int]]:
+    """The jobs that are not done, and their sizes."""
+    return [(job, size) for job, size in zip(jobs, sizes, strict=True) if not job.done]
+
 
 class Executor:
     """Runs jobs in this process or in worker processes; a context manager that ends the workers.
@@ -77,17 +90,13 @@ class Executor:
         Raises:
             JobsFailed: If a job raised. The others have been run.
         """
-        done = [job.done for job in jobs]
-        waiting = [job for job, is_done in zip(jobs, done, strict=True) if not is_done]
-        if not waiting:
+        left = unfinished(jobs, sizes)
+        if not left:
             return 0
-        initial = sum(size for size, is_done in zip(sizes, done, strict=True) if is_done)
-        with _bar(sum(sizes), initial, name, unit) as bar:
+        waiting, total = [job for job, _ in left], sum(sizes)
+        with progress_bar(total, total - sum(size for _, size in left), name, unit) as bar:
             failures = _run_here(waiting, bar) if self.workers == 1 else self._run_in_pool(waiting, bar)
-        if failures:
-            raise JobsFailed(
-                f"{len(failures)} of {len(waiting)} jobs failed, the others are kept; the first: {failures[0]!r}"
-            ) from failures[0]
+        JobsFailed.raise_if(failures, len(waiting))
         return len(waiting)
 
     def _run_in_pool(self, jobs: Sequence[Job], bar: Any) -> list[BaseException]:
@@ -129,7 +138,12 @@ def _run_here(jobs: Sequence[Job], bar: Any) -> list[BaseException]:
     return failures
 
 
-def _bar(total: int, initial: int, name: str, unit: str) -> Any:
+def progress_bar(total: int, initial: int, name: str, unit: str) -> Any:
+    """A bar of units of work, on a terminal or in a log.
+
+    Raises:
+        ImportError: If tqdm is not installed.
+    """
     try:
         from tqdm import tqdm
     except ImportError as error:

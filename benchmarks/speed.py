@@ -27,6 +27,7 @@ from torch.utils.benchmark import Timer
 
 import weightaug as wa
 from benchmarks import speed_loops as loops
+from benchmarks import speed_training
 
 RAISED = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 SIREN = wa.Architecture.siren((2, 32, 32, 1), output_offset=0.5)
@@ -81,8 +82,10 @@ class Options:
         work: Names of the rows; all by default.
         compiled: Also compile each apply with Inductor (up to half a minute a row).
         seconds: Least measuring time per figure.
-        networks: "random" networks, or INRs "fitted" to digits (for alignment, whose cost depends on them).
+        networks: INRs "fitted" to digits (run `python benchmarks/table1.py` once before), or "random" networks. The
+            cost of alignment depends on them.
         output: Folder for speed.json and speed.md.
+        training: Also measure training steps, augmentation beside them, and fitting.
         worker: For the command's own use: measure in this process with this allocator.
     """
 
@@ -90,8 +93,9 @@ class Options:
     work: tuple[str, ...] = tuple(WORK)
     compiled: bool = False
     seconds: float = 0.5
-    networks: Literal["random", "fitted"] = "random"
+    networks: Literal["random", "fitted"] = "fitted"
     output: Path = Path("benchmarks/runs/speed")
+    training: bool = True
     worker: Literal["", "default", "raised"] = ""
 
 
@@ -175,6 +179,17 @@ def measure(options: Options, allocator: str) -> list[Figure]:
     return figures
 
 
+def train_lines(options: Options) -> list[speed_training.Line]:
+    """The figures of speed_training.py."""
+
+    def clock(function: Callable[[], Any]) -> float:
+        function()
+        return microseconds(function, options.seconds)
+
+    element = networks(SIREN, 64, options.networks)
+    return speed_training.models(element, clock) + speed_training.fitting(clock)
+
+
 def describe_machine() -> dict[str, Any]:
     """What the figures were measured on, and its bounds: copy bandwidth, matrix product, sine."""
     a = torch.randn(2048, 2048)
@@ -228,21 +243,29 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     if options.worker:
         figures = measure(options, options.worker)
-        (options.output / f"part-{options.worker}.json").write_text(json.dumps([asdict(f) for f in figures]))
+        lines = train_lines(options) if options.training else []
+        part = {"figures": [asdict(f) for f in figures], "training": [list(line) for line in lines]}
+        (options.output / f"part-{options.worker}.json").write_text(json.dumps(part))
         return
     figures = []
+    training: list[list[str]] = []
     given = sys.argv[1:] if arguments is None else arguments
     for allocator, environment in (("default", {}), ("raised", RAISED)):
         command = [sys.executable, __file__, *given, "--worker", allocator]
         if subprocess.run(command, env=os.environ | environment, check=False).returncode:
             raise SystemExit(f"measuring with the {allocator} allocator failed")
         part = options.output / f"part-{allocator}.json"
-        figures += [Figure(**f) for f in json.loads(part.read_text())]
+        measured = json.loads(part.read_text())
+        figures += [Figure(**f) for f in measured["figures"]]
+        training += [[allocator, *line] for line in measured["training"]]
         part.unlink()
     machine = describe_machine()
     text = table(machine, figures)
+    if training:
+        text += "\n| allocator | work | rate | compared |\n| --- | --- | --- | --- |\n"
+        text += "".join("| " + " | ".join(line) + " |\n" for line in training)
     (options.output / "speed.json").write_text(
-        json.dumps({"machine": machine, "figures": [asdict(f) for f in figures]}, indent=1)
+        json.dumps({"machine": machine, "figures": [asdict(f) for f in figures], "training": training}, indent=1)
     )
     (options.output / "speed.md").write_text(text)
     print(text)

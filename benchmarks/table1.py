@@ -7,18 +7,25 @@ test accuracies beside the paper's. Run it again to go on after an interruption.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks import report
-from benchmarks.data.images import source
-from benchmarks.data.store import Part, images_of, load_networks, parts_of
-from benchmarks.run import Executor, JobsFailed
-from benchmarks.settings import PRESETS, Settings
-from benchmarks.train import Cell
+from benchmarks.data import quality
+from benchmarks.data.store import Part, images_of, load_networks, parts_of, plain, short_hash
+from benchmarks.run import Executor, Job, JobsFailed
+from benchmarks.run_ray import RayExecutor
+from benchmarks.settings import PRESETS, ROWS, Settings, TrainSettings
+from benchmarks.train import Cell, write_json
+
+JobType = TypeVar("JobType", bound=Job)
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
@@ -40,14 +47,27 @@ def fitting_jobs(settings: Settings) -> list[Part]:
         part
         for dataset in settings.datasets
         for view in range(max(settings.views))
-        for part in parts_of(dataset, view, settings.fit, settings.output / "inrs", settings.data_dir)
+        for part in parts_of(dataset, view, settings.fit, settings.output / "inrs", settings.data_dir, settings.device)
     ]
 
 
 def training_jobs(settings: Settings) -> list[Cell]:
     """One job for every cell, seed by seed, so that an unfinished run has whole tables."""
+    pool_views = max(settings.views) if settings.mixup_pool == "all" else None
     return [
-        Cell(dataset, model, row, views, seed, settings.fit, settings.dws, settings.train, settings.output)
+        Cell(
+            dataset,
+            model,
+            row,
+            views,
+            seed,
+            settings.fit,
+            settings.dws if model == "dws" else settings.transformer,
+            train_settings(settings, model, views),
+            settings.output,
+            pool_views if ROWS[row].mixes else None,
+            settings.device,
+        )
         for seed in settings.seeds
         for dataset in settings.datasets
         for model in settings.models
@@ -56,56 +76,105 @@ def training_jobs(settings: Settings) -> list[Cell]:
     ]
 
 
-def describe_networks(settings: Settings, dataset: str) -> str:
-    """One line on how well the networks show their images."""
+def train_settings(settings: Settings, model: str, views: int) -> TrainSettings:
+    """How one model is trained on some views."""
+    train = settings.train
+    if views > 1 and train.epochs_many_views is not None:
+        train = replace(train, epochs=train.epochs_many_views)
+    train = replace(train, epochs_many_views=None)
+    if model == "dws":
+        return train
+    of_model = settings.transformer
+    return replace(train, learning_rate=of_model.learning_rate, warmup_steps=of_model.warmup_steps)
+
+
+def network_statistics(settings: Settings, dataset: str) -> dict[str, Any] | None:
+    """Statistics of the fitted networks, from a file beside the results where they were taken before.
+
+    Returns:
+        The statistics, or None if not all networks are there.
+    """
+    parts = [part for part in fitting_jobs(settings) if part.dataset == dataset]
+    covered = {"parts": [part.settings | {"images": [part.first, part.last]} for part in parts]}
+    path = settings.output / "statistics" / f"{dataset}-{short_hash(covered)}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))["statistics"]
+    if not all(part.done for part in parts):
+        return None
     networks = load_networks(dataset, max(settings.views), settings.fit, settings.output / "inrs")
-    psnr, target = networks.psnr, settings.fit.target_psnr
-    reached = 100 * (psnr >= target).float().mean()
-    deviations = " ".join(f"{t.std():.4f}" for t in networks.element.tensors())
-    return (
-        f"{dataset}: {len(psnr)} networks ({settings.fit.convention_name} convention), PSNR median "
-        f"{psnr.median():.1f} dB, worst {psnr.min():.1f} dB, {reached:.0f} % at {target:g} dB or more"
-        f"; deviation of W1 b1 W2 b2 ...: {deviations}"
-    )
+    statistics = quality.statistics_of(networks)
+    fit = plain(asdict(settings.fit) | {"convention": asdict(settings.fit.convention)})
+    write_json(path, {"dataset": dataset, "views": max(settings.views), "fit": fit, "statistics": statistics})
+    return statistics
+
+
+def make_report(settings: Settings) -> None:
+    """Prints the tables of what is there, and writes them."""
+    described = {dataset: network_statistics(settings, dataset) for dataset in settings.datasets}
+    known = {dataset: statistics for dataset, statistics in described.items() if statistics is not None}
+    preface = "".join(f"{quality.table(dataset, statistics)}\n\n" for dataset, statistics in known.items())
+    path = settings.output / f"table1-{settings.preset}"
+    print("\n" + report.write(training_jobs(settings), path, preface))
+    for dataset, statistics in known.items():
+        for warning in quality.warnings(dataset, statistics):
+            print(warning)
+    print(f"Tables: {path}.md, .tex and .csv")
+
+
+def of_part(jobs: Sequence[JobType], settings: Settings) -> list[JobType]:
+    """The jobs of this machine, where several share the work."""
+    first, count = settings.part
+    return list(jobs[first::count])
+
+
+def run_jobs(settings: Settings) -> None:
+    """Fits and trains what is missing.
+
+    Raises:
+        JobsFailed: If a job raised; the others are kept.
+    """
+    parts, cells = of_part(fitting_jobs(settings), settings), of_part(training_jobs(settings), settings)
+    started = time.perf_counter()
+    with make_executor(settings) as executor:
+        if "fit" in settings.steps:
+            for dataset in {part.dataset for part in parts if not part.done}:
+                # Here, so that workers neither download at once nor fail one by one.
+                images_of(dataset, settings.data_dir)
+            sizes = [part.last - part.first for part in parts]
+            fitted = executor.run(parts, sizes, name="fitting", unit="network")
+            print(f"{fitted} parts of networks fitted in {time.perf_counter() - started:.0f} s", flush=True)
+        if "train" in settings.steps:
+            started = time.perf_counter()
+            print(f"{len(cells)} cells, {sum(cell.done for cell in cells)} of them from earlier runs", flush=True)
+            epochs = [cell.train.epochs for cell in cells]
+            trained = executor.run(cells, epochs, name="training", unit="epoch")
+            print(f"{trained} cells trained in {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def make_executor(settings: Settings) -> Executor | RayExecutor:
+    """What runs the jobs."""
+    if settings.executor == "ray":
+        return RayExecutor(settings.workers, address=settings.ray_address, gpus_per_job=settings.gpus_per_job)
+    return Executor(1 if settings.executor == "serial" else settings.workers)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Fits, trains, and prints the table."""
     settings = parse(arguments)
     started = time.perf_counter()
-    parts, cells = fitting_jobs(settings), training_jobs(settings)
-    kept = sum(cell.done for cell in cells)
-    print(f"{len(cells)} cells, {kept} of them from earlier runs; results in {settings.output}", flush=True)
+    print(f"results in {settings.output}", flush=True)
     try:
-        for dataset in {part.dataset for part in parts if not part.done}:
-            images_of(dataset, settings.data_dir)  # here, so that workers neither download at once nor fail one by one
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"\n{error}") from error
-    try:
-        with Executor(settings.workers) as executor:
-            sizes = [part.last - part.first for part in parts]
-            fitted = executor.run(parts, sizes, name="fitting", unit="network")
-            fitting_time = time.perf_counter() - started
-            epochs = [settings.train.epochs] * len(cells)
-            trained = executor.run(cells, epochs, name="training", unit="epoch")
+        if {"fit", "train"} & set(settings.steps):
+            run_jobs(settings)
+        if "report" in settings.steps:
+            make_report(settings)
     except KeyboardInterrupt:
+        cells = training_jobs(settings)
         finished = sum(cell.done for cell in cells)
         raise SystemExit(f"\ninterrupted with {finished} of {len(cells)} cells; the same command goes on") from None
-    except JobsFailed as error:
+    except (JobsFailed, OSError, ValueError, ImportError) as error:
         raise SystemExit(f"\n{error}") from error
-    total = time.perf_counter() - started
-
-    text = report.table(cells) + "\n\n" + report.notes(cells, source(settings.datasets[0]).classes) + "\n"
-    path = settings.output / f"table1-{settings.preset}.md"
-    path.write_text(text, encoding="utf-8")
-    print()
-    for dataset in settings.datasets:
-        print(describe_networks(settings, dataset))
-    print(f"\n{text}")
-    print(
-        f"Time: {total:.0f} s with {settings.workers} workers: {fitting_time:.0f} s for {fitted} parts of networks, "
-        f"{total - fitting_time:.0f} s for {trained} cells. Table: {path}"
-    )
+    print(f"Time: {time.perf_counter() - started:.0f} s with {settings.workers} workers")
 
 
 if __name__ == "__main__":

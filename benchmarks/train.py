@@ -7,11 +7,12 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 import weightaug as wa
 from benchmarks.data.store import Networks, load_networks, plain, short_hash
 from benchmarks.models.dws import DWS
-from benchmarks.settings import ROWS, DWSSettings, FitSettings, TrainSettings
+from benchmarks.models.relation_transformer import RelationTransformer, Widths
+from benchmarks.rows import ROWS
+from benchmarks.settings import DWSSettings, FitSettings, ModelSettings, TrainSettings
+from weightaug.matching import canonicalize
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,12 @@ class Cell:
         views: Networks per image to train on; validation and test use the first view.
         seed: Of the initial weights, the order of the networks and the augmentation.
         fit: How the networks were fitted.
-        dws: The model's settings.
+        model_settings: The model's settings.
         train: How it is trained.
         folder: Where fitted networks and results lie.
+        pool_views: Mixing takes partners from the training images' networks of that many views; None for the
+            networks that are augmented at once.
+        device: Where it is trained.
     """
 
     dataset: str
@@ -45,14 +52,16 @@ class Cell:
     views: int
     seed: int
     fit: FitSettings
-    dws: DWSSettings
+    model_settings: ModelSettings
     train: TrainSettings
     folder: Path
+    pool_views: int | None = None
+    device: str = "cpu"
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the result."""
-        augmentation = ROWS[self.row].augmentation
+        row = ROWS[self.row]
         fitting = asdict(self.fit) | {"convention": asdict(self.fit.convention)}
         del fitting["batch"]
         settings = {
@@ -61,9 +70,11 @@ class Cell:
             "row": self.row,
             "views": self.views,
             "seed": self.seed,
-            "augmentation": augmentation().asdict() if augmentation else None,
+            "augmentation": row.augmentation().asdict() if row.augmentation else None,
+            "special": row.special,
+            "pool_views": self.pool_views if row.mixes else None,
             "fit": fitting,
-            "dws": asdict(self.dws),
+            "model_settings": asdict(self.model_settings),
             "train": asdict(self.train),
         }
         return plain(settings)
@@ -81,7 +92,7 @@ class Cell:
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Trains the classifier and writes the result."""
-        networks = _networks(self.dataset, self.views, self.fit, self.folder / "inrs")
+        networks = _networks(self.dataset, max(self.views, self.pool_views or 0), self.fit, self.folder / "inrs")
         started, processor = time.perf_counter(), time.process_time()
         outcome = train(self, networks, progress)
         record = {
@@ -95,6 +106,7 @@ class Cell:
                 "processor": platform.processor() or platform.machine(),
                 "cores": os.cpu_count(),
                 "threads": torch.get_num_threads(),
+                "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
             },
         }
         write_json(self.path, record)
@@ -134,13 +146,79 @@ def split_images(networks: Networks, settings: TrainSettings) -> Split:
 
 def build_model(cell: Cell, architecture: wa.Architecture, classes: int) -> nn.Module:
     """The model of a cell, with initial weights that depend on the seed alone."""
+    settings = cell.model_settings
     with torch.random.fork_rng():
         torch.manual_seed(cell.seed)
-        return DWS(architecture, classes, **asdict(cell.dws))
+        if isinstance(settings, DWSSettings):
+            return DWS(architecture, classes, **asdict(settings))
+        widths = Widths(settings.node, settings.edge, settings.attention, settings.heads)
+        return RelationTransformer(
+            architecture,
+            classes,
+            layers=settings.layers,
+            widths=widths,
+            probes=settings.probes,
+            dropout=settings.dropout,
+        )
 
 
 class _Diverged(Exception):
     """The loss is no number any more."""
+
+
+class Prepared(NamedTuple):
+    """What a cell trains and is evaluated on.
+
+    Attributes:
+        networks: All networks, and the labels that are trained, selected and tested on.
+        split: Which images are for what.
+        index: The networks to train on.
+        targets: Their one-hot targets.
+        transform: The augmentation.
+    """
+
+    networks: Networks
+    split: Split
+    index: Tensor
+    targets: Tensor
+    transform: wa.Transform | None
+
+
+def prepare(cell: Cell, networks: Networks) -> Prepared:
+    """Applies what a row does before the training, and takes what it trains on."""
+    row = ROWS[cell.row]
+    split = split_images(networks, cell.train)
+    if row.special == "canonical":
+        networks = replace(networks, element=_canonical(networks.element))
+    if row.special == "permuted_labels":
+        networks = replace(networks, labels=_shuffled(networks.labels, (split.train, split.validation), cell.seed))
+    networks = replace(networks, element=networks.element.to(cell.device), labels=networks.labels.to(cell.device))
+    one_hot = F.one_hot(networks.labels, networks.classes).to(networks.element.dtype)
+
+    def of_views(views: int) -> Tensor:
+        # View v of image i is network v * images + i.
+        return torch.cat([split.train + view * len(networks.labels) for view in range(views)])
+
+    pool = None
+    if row.mixes and cell.pool_views is not None:
+        pool = wa.Pool(networks.element[of_views(cell.pool_views)], one_hot[split.train].repeat(cell.pool_views, 1))
+    transform = row.augmentation(pool) if row.augmentation else None
+    return Prepared(networks, split, of_views(cell.views), one_hot[split.train].repeat(cell.views, 1), transform)
+
+
+def _canonical(element: wa.WeightSpaceElement) -> wa.WeightSpaceElement:
+    # In pieces, since the search works in double precision.
+    pieces = [element[start : start + 4096] for start in range(0, len(element), 4096)]
+    return wa.cat([wa.act(piece, canonicalize(piece)) for piece in pieces])
+
+
+def _shuffled(labels: Tensor, parts: tuple[Tensor, ...], seed: int) -> Tensor:
+    """The labels, exchanged at random within each part."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = labels.clone()
+    for part in parts:
+        labels[part] = labels[part][torch.randperm(len(part), generator=generator)]
+    return labels
 
 
 def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> dict[str, Any]:
@@ -154,61 +232,74 @@ def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> di
     Returns:
         ``status`` ("finished" or "diverged"), the accuracies in percent (None if diverged), the best epoch,
         the curves, and what was trained on.
-    """
-    settings = cell.train
-    images = len(networks.labels)
-    split = split_images(networks, settings)
-    # View v of image i is network v * images + i.
-    index = torch.cat([split.train + view * images for view in range(cell.views)])
-    training_set, labels = networks.element[index], networks.labels.repeat(cell.views)[index]
-    targets = F.one_hot(labels, networks.classes).to(training_set.dtype)
 
-    model = build_model(cell, training_set.architecture, networks.classes)
-    model.set_statistics(training_set)
+    Raises:
+        ValueError: If there are fewer networks than fill a batch.
+    """
+    with torch.random.fork_rng():  # dropout draws from torch's global source
+        torch.manual_seed(cell.seed)
+        return _train(cell, prepare(cell, networks), progress)
+
+
+def _train(cell: Cell, prepared: Prepared, progress: Callable[[int], None]) -> dict[str, Any]:
+    settings, (networks, split, index, targets, transform) = cell.train, prepared
+    training_set = networks.element[index]
     steps = settings.epochs * (len(index) // settings.batch)
     if not steps:
         raise ValueError(f"{len(index)} networks do not fill one batch of {settings.batch}; take a smaller batch")
+    model = build_model(cell, training_set.architecture, networks.classes).to(cell.device)
+    model.set_statistics(training_set)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, settings.warmup))
-    augmentation = ROWS[cell.row].augmentation
-    transform = augmentation() if augmentation else None
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, settings))
+    mixes_features = ROWS[cell.row].special == "feature_mixup"
     # Two sources, so that the order of the networks is the same in all rows: differences are paired.
     ordering = torch.Generator().manual_seed(cell.seed)
     augmenting = torch.Generator().manual_seed(cell.seed)
 
-    curves: dict[str, list[float]] = {"train_loss": [], "validation_accuracy": []}
-    best_accuracy, best_epoch, best_weights = -1.0, -1, {}
+    curves: dict[str, list[float]] = {
+        f"{part}_{what}": [] for part in ("validation", "test") for what in ("loss", "accuracy")
+    }
+    curves["train_loss"] = []
+    best_accuracy, best_epoch, best_test = -1.0, -1, -1.0
     try:
         for epoch in range(settings.epochs):
             model.train()
             losses = []
             for batch, wanted in _batches(training_set, targets, transform, settings, ordering, augmenting):
-                loss = F.cross_entropy(model(batch), wanted)
+                mixed = FeatureMixup.draw(len(wanted), augmenting) if mixes_features else None
+                with mixed.inside(model) if mixed else nullcontext():
+                    scores = model(batch)
+                loss = F.cross_entropy(scores, mixed(wanted) if mixed else wanted)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                if settings.clip is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
                 optimiser.step()
                 schedule.step()
                 losses.append(loss.detach())
             mean_loss = float(torch.stack(losses).mean())
             if not math.isfinite(mean_loss):
                 raise _Diverged
-            accuracy = evaluate(model, networks, split.validation, settings.batch)
             curves["train_loss"].append(mean_loss)
-            curves["validation_accuracy"].append(accuracy)
-            if accuracy >= best_accuracy:  # ties take the latest, as the paper's code does
-                best_accuracy, best_epoch = accuracy, epoch
-                best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            # The test curves are for figures; nothing is chosen by them.
+            for part, images in (("validation", split.validation), ("test", split.test)):
+                accuracy, mean_loss = evaluate(model, networks, images, settings.batch)
+                if not math.isfinite(mean_loss):
+                    raise _Diverged
+                curves[f"{part}_accuracy"].append(accuracy)
+                curves[f"{part}_loss"].append(mean_loss)
+            if curves["validation_accuracy"][-1] >= best_accuracy:  # ties take the latest, as the paper's code does
+                best_accuracy, best_epoch = curves["validation_accuracy"][-1], epoch
+                best_test = curves["test_accuracy"][-1]
             progress(1)
     except _Diverged:
-        progress(settings.epochs - len(curves["train_loss"]))
-        return {"status": "diverged", "test_accuracy": None, "validation_accuracy": None, "curves": curves}
-    model.load_state_dict(best_weights)
+        progress(settings.epochs - epoch)
+        return {"status": "diverged", "test_accuracy": None, "validation_accuracy": None, "curves": _finite(curves)}
     return {
         "status": "finished",
-        "test_accuracy": evaluate(model, networks, split.test, settings.batch),
+        "test_accuracy": best_test,
         "validation_accuracy": best_accuracy,
         "best_epoch": best_epoch,
         "curves": curves,
@@ -217,10 +308,55 @@ def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> di
     }
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    rising = warmup * steps
+def _finite(curves: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The curves up to the last epoch that all of them have."""
+    epochs = min(map(len, curves.values()))
+    return {name: values[:epochs] for name, values in curves.items()}
+
+
+class FeatureMixup(NamedTuple):
+    """Mixes what enters a model's last layer among the networks of a batch, and their targets alike.
+
+    Attributes:
+        partner: Index of each network's partner, ``(batch,)``.
+        lam: Weight of the network itself, ``(batch,)``.
+    """
+
+    partner: Tensor
+    lam: Tensor
+
+    @classmethod
+    def draw(cls, batch: int, generator: torch.Generator) -> FeatureMixup:
+        """Draws partners, nobody its own, and uniform weights, as Mixup of weights does."""
+        cycle = torch.randperm(batch, generator=generator)
+        partner = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1))
+        return cls(partner, torch.rand(batch, generator=generator))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Mixes ``(batch, channels)``."""
+        partner = values[self.partner.to(values.device)]
+        return partner.lerp(values, self.lam.to(values).unsqueeze(1))
+
+    @contextmanager
+    def inside(self, model: nn.Module) -> Iterator[None]:
+        """Mixes the input of the last linear layer of a model that is called in this context."""
+        last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+        handle = last.register_forward_pre_hook(lambda _, inputs: (self(inputs[0]),))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def rate(step: int, steps: int, settings: TrainSettings) -> float:
+    """The learning rate at a step, as a share of the largest."""
+    rising = settings.warmup * steps
+    if settings.warmup_steps is not None:
+        rising = min(settings.warmup_steps, steps / 5)
     if step < rising:
         return (step + 1) / (rising + 1)
+    if settings.schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
@@ -246,10 +382,13 @@ def _batches(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, networks: Networks, images: Tensor, batch: int) -> float:
-    """Accuracy in percent on the first view of some images."""
+def evaluate(model: nn.Module, networks: Networks, images: Tensor, batch: int) -> tuple[float, float]:
+    """Accuracy in percent and mean loss on the first view of some images."""
     model.eval()
-    hits = [
-        (model(networks.element[some]).argmax(-1) == networks.labels[some]).sum() for some in images.split(2 * batch)
-    ]
-    return 100 * float(torch.stack(hits).sum()) / len(images)
+    hits, losses = [], []
+    for some in images.split(2 * batch):
+        scores, labels = model(networks.element[some]), networks.labels[some]
+        hits.append((scores.argmax(-1) == labels).sum())
+        losses.append(F.cross_entropy(scores, labels, reduction="sum"))
+    count = len(images)
+    return 100 * float(torch.stack(hits).sum()) / count, float(torch.stack(losses).sum()) / count

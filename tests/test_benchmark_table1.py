@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,21 +14,25 @@ import torch
 
 import weightaug as wa
 from benchmarks import report, table1, train
+from benchmarks.data import quality
 from benchmarks.data.store import Networks, load_networks
+from benchmarks.published import INR_DEVIATIONS
 from benchmarks.run import Executor, JobsFailed
 from benchmarks.settings import PRESETS, ROWS, FitSettings, Settings, TrainSettings
+from weightaug import io
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tyro")
 
 TINY = ["--preset", "smoke", "--workers", "1", "--fit.limit", "40", "--fit.steps", "3", "--train.epochs", "1"]
+ALL_ROWS = ["--rows", *ROWS]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[list[str], Settings]:
     """One whole run at the smallest setting: all rows, one seed."""
     folder = tmp_path_factory.mktemp("runs")
-    arguments = [*TINY, "--output", str(folder)]
+    arguments = [*TINY, *ALL_ROWS, "--output", str(folder)]
     table1.main(arguments)
     return arguments, table1.parse(arguments)
 
@@ -54,7 +61,7 @@ def test_running_again_trains_only_what_is_missing(run, capsys):
     old = json.loads(cells[3].path.read_text())
     cells[3].path.unlink()
     table1.main(arguments)
-    assert f"{len(cells) - 1} of them from earlier runs" in capsys.readouterr().out
+    assert f"{len(cells)} cells, {len(cells) - 1} of them from earlier runs" in capsys.readouterr().out
     changed = [cell.row for cell in cells if cell.path.stat().st_mtime_ns != before[cell.path]]
     assert changed == [cells[3].row]
     assert fitted == {path: path.stat().st_mtime_ns for path in settings.output.rglob("*.safetensors")}
@@ -80,15 +87,28 @@ def test_the_table_shows_the_figures_of_the_files(run):
     for cell in cells:
         outcome = {"status": "finished", "test_accuracy": 40.0 + cell.seed, "networks": {"train": 1, "validation": 1}}
         outcome["networks"]["test"] = 50
-        if cell.row == "noise" and cell.seed == 1:
+        if cell.row == "label_smoothing":
+            outcome["test_accuracy"] += 3
+        if cell.row == "scale" or (cell.row == "noise" and cell.seed == 1):
             outcome = {"status": "diverged", "test_accuracy": None}
         if cell.row != "mixup" or cell.seed == 0:
             train.write_json(cell.path, {"settings": cell.settings, **outcome})
-    text = report.table(cells)
-    assert "| No augmentation | 41.00 ± 1.00 | 68.30 ± 0.62 |" in text
-    assert "| Gaussian noise | 41.00 ± 1.41 (1 diverged) | 68.53 ± 0.09 |" in text
-    assert "| MixUp | 40.00 (2 missing) | 74.36 ± 1.17 |" in text
-    assert "no augmentation is +31.0 points" in report.notes(cells, 10)
+    (column,) = report.columns(cells)
+    text = report.table(column)
+    assert "| No augmentation | 41.00 ± 1.00 | 38.5 to 43.5 | – | 68.30 ± 0.62 | 76.01 ± 1.20 | 68.84 ± 0.41 |" in text
+    assert "| Gaussian noise | 41.00 ± 1.41 (1 diverged) | 28.3 to 53.7 | +0.00 ± 0.00 | 68.53 ± 0.09 |" in text
+    assert "| MixUp | 40.00 (2 missing) | – | +0.00 | 74.36 ± 1.17 |" in text
+    assert "| Label smoothing | 44.00 ± 1.00 | 41.5 to 46.5 | +3.00 ± 0.00 | – | – | – | – |" in text
+    assert "no augmentation +31.0 points" in report.notes(cells)
+    assert "| Scale | – (3 diverged) | – | – |" in text
+    lines = report.as_csv([column]).splitlines()
+    assert lines[1].startswith("digits,dws,1,none,No augmentation,3,0,0,41.0,1.0,2.4841377")
+    assert lines[1].endswith(",0.0,0.0,3,68.3,0.62,76.01,1.2,68.84,0.41,79.58,3.01")
+    assert lines[4].startswith("digits,dws,1,scale,Scale,0,3,0,,,,,,0,67.99,")
+    assert len(lines) == 1 + len(ROWS)
+    tex = report.latex(column)
+    assert r"Gaussian noise & 41.00 $\pm$ 1.41 (1 diverged) & 28.3 to 53.7 &" in tex
+    assert tex.count(r"\\") == 1 + len(ROWS)
 
 
 def test_a_damaged_result_is_named_and_never_shown(run, tmp_path):
@@ -113,6 +133,169 @@ def test_a_cell_whose_loss_is_no_number_is_recorded_as_diverged(run, tmp_path):
     assert outcome["status"] == "diverged"
     assert outcome["test_accuracy"] is None
     assert sum(steps) == cell.train.epochs
+
+
+def test_the_permuted_control_keeps_the_test_labels(run):
+    _, settings = run
+    cell = next(c for c in table1.training_jobs(settings) if c.row == "permuted_labels")
+    networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
+    shuffled, split = train.prepare(cell, networks).networks, train.split_images(networks, cell.train)
+    assert torch.equal(shuffled.labels[split.test], networks.labels[split.test])
+    for part in (split.train, split.validation):
+        assert sorted(shuffled.labels[part].tolist()) == sorted(networks.labels[part].tolist())
+    assert not torch.equal(shuffled.labels[split.train], networks.labels[split.train])
+
+
+def test_the_canonical_row_turns_a_copy_in_other_symmetries_into_the_same_networks(run):
+    _, settings = run
+    cell = next(c for c in table1.training_jobs(settings) if c.row == "canonical")
+    networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
+    generator = torch.Generator().manual_seed(0)
+    moved = wa.Compose((wa.Permute(), wa.SirenNegation(), wa.SirenBias()))(networks.element, generator=generator)
+    other = dataclasses.replace(networks, element=moved)
+    here, there = (train.prepare(cell, n).networks.element.flatten() for n in (networks, other))
+    assert not torch.allclose(networks.element.flatten(), moved.flatten(), atol=1e-3)
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
+
+
+def test_feature_mixup_mixes_what_enters_the_last_layer_and_the_targets_alike():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    inputs, targets = torch.randn(5, 3), torch.eye(5)
+    mixed = train.FeatureMixup.draw(5, torch.Generator().manual_seed(0))
+    assert not (mixed.partner == torch.arange(5)).any()
+    with mixed.inside(model):
+        scores = model(inputs)
+    features = model[1](model[0](inputs))
+    lam = mixed.lam.unsqueeze(1)
+    torch.testing.assert_close(scores, model[2](lam * features + (1 - lam) * features[mixed.partner]))
+    torch.testing.assert_close(mixed(targets), lam * targets + (1 - lam) * targets[mixed.partner])
+    torch.testing.assert_close(model(inputs), model[2](features))
+
+
+@pytest.mark.parametrize(("pool", "views", "expected"), [("views", (1, 2), None), ("all", (1, 2), 2), ("all", (1,), 1)])
+def test_the_pool_of_partners_is_what_the_settings_say(run, pool, views, expected):
+    arguments, _ = run
+    settings = table1.parse([*arguments, "--mixup-pool", pool, "--views", *map(str, views)])
+    cells = [c for c in table1.training_jobs(settings) if c.views == 1]
+    assert {c.pool_views for c in cells if ROWS[c.row].mixes} == {expected}
+    assert {c.settings["pool_views"] for c in cells if not ROWS[c.row].mixes} == {None}
+
+
+def test_partners_of_all_views_are_networks_of_training_images(run, tmp_path):
+    _, settings = run
+    networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
+    both = dataclasses.replace(networks, element=wa.cat([networks.element, networks.element.map(lambda t: t + 1)]))
+    both = dataclasses.replace(both, views=2)
+    cell = next(c for c in table1.training_jobs(settings) if c.row == "aligned_mixup")
+    cell = dataclasses.replace(cell, pool_views=2, folder=tmp_path)
+    prepared = train.prepare(cell, both)
+    pool = prepared.transform.pool
+    images = prepared.split.train
+    assert len(prepared.index) == len(images)
+    assert torch.equal(pool.element.flatten(), both.element[torch.cat([images, images + 40])].flatten())
+    assert torch.equal(pool.targets[0].argmax(1), networks.labels[images].repeat(2))
+    assert train.train(cell, both, lambda units: None)["status"] == "finished"
+
+
+def test_the_learning_rate_rises_then_falls_or_stays():
+    settings = TrainSettings(warmup=0.2)
+    assert train.rate(0, 100, settings) == pytest.approx(1 / 21)
+    assert train.rate(20, 100, settings) == 1
+    assert train.rate(60, 100, settings) == pytest.approx(0.5)
+    constant = dataclasses.replace(settings, schedule="constant", warmup_steps=1000)
+    assert [train.rate(step, 10_000, constant) for step in (499, 1000, 9999)] == [pytest.approx(500 / 1001), 1, 1]
+    assert train.rate(20, 100, constant) == 1  # at most a fifth of the steps
+
+
+def test_the_relation_transformer_trains_and_can_be_repeated(run):
+    arguments, _ = run
+    chosen = ["--models", "dws", "relation-transformer", "--rows", "none", "feature_mixup"]
+    cells = table1.training_jobs(table1.parse([*arguments, *chosen]))
+    cells = [cell for cell in cells if cell.model == "relation-transformer"]
+    assert [cell.train.learning_rate for cell in cells] == [1e-3, 1e-3]
+    assert [cell.train.warmup_steps for cell in cells] == [1000, 1000]
+    for cell in cells:
+        networks = load_networks("digits", 1, cell.fit, cell.folder / "inrs")
+        outcomes = [train.train(cell, networks, lambda units: None) for _ in range(2)]
+        assert outcomes[0] == outcomes[1]
+
+
+def test_the_preset_paper_has_the_papers_epochs_and_rates():
+    settings = PRESETS["paper"]
+    cells = {(c.model, c.views): c for c in table1.training_jobs(settings) if c.row == "none" and c.seed == 0}
+    assert {key: cell.train.epochs for key, cell in cells.items()} == {
+        ("dws", 1): 300,
+        ("dws", 10): 100,
+        ("relation-transformer", 1): 300,
+        ("relation-transformer", 10): 100,
+    }
+    assert cells["dws", 1].train.learning_rate == 5e-3
+    assert cells["relation-transformer", 1].train.learning_rate == 1e-3
+    assert len(table1.fitting_jobs(settings)) == 10 * 560
+
+
+def test_parts_of_a_job_list_are_the_whole(run):
+    arguments, _ = run
+    shares = [table1.of_part(range(19), table1.parse([*arguments, "--part", str(i), "4"])) for i in range(4)]
+    assert sorted(n for share in shares for n in share) == list(range(19))
+    with pytest.raises(ValueError, match="0 <= I < N"):
+        Settings(part=(4, 4))
+
+
+def test_a_report_alone_needs_no_networks(run, tmp_path, capsys):
+    arguments, settings = run
+    folder = tmp_path / "copy"
+    for name in ("cells", "statistics"):
+        shutil.copytree(settings.output / name, folder / name)
+    capsys.readouterr()
+    table1.main([*arguments, "--output", str(folder), "--steps", "report"])
+    text = (folder / "table1-smoke.md").read_text()
+    assert text == (settings.output / "table1-smoke.md").read_text()
+    assert "40 networks fitted to digits; PSNR in dB: least" in text
+    assert not (folder / "inrs").exists()
+
+
+def test_networks_far_from_the_published_ones_are_warned_of(run):
+    _, settings = run
+    statistics = quality.statistics_of(load_networks("digits", 1, settings.fit, settings.output / "inrs"))
+    assert quality.warnings("digits", statistics) == []
+    deviations = dict(INR_DEVIATIONS["fashion-mnist"])
+    deviations["layer1.weight"] *= 1.12
+    deviations["layer0.bias"] *= 0.92
+    statistics["deviations"] = deviations
+    (warning,) = quality.warnings("fashion-mnist", statistics)
+    assert "layer1.weight" in warning
+    assert "| layer1.weight | 0.0363 | 0.0324 | +12 % |" in quality.table("fashion-mnist", statistics)
+
+
+def test_missing_data_stop_the_run_with_one_message(tmp_path):
+    arguments = ["--preset", "small", "--data-dir", str(tmp_path), "--output", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit, match=r"train-images-idx3-ubyte.gz: missing"):
+        table1.main(arguments)
+
+
+def test_ray_says_what_to_install_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit, match=r"weightaug\[ray\]"):
+        table1.main(["--preset", "smoke", "--executor", "ray"])
+
+
+@pytest.mark.slow
+def test_ray_with_two_workers_gives_what_the_serial_run_gives(run, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'weightaug[ray]'")
+    arguments, settings = run
+    folder = tmp_path / "ray"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own
+        table1.main([*arguments, "--output", str(folder), "--executor", "ray", "--workers", "2"])
+    for cell in table1.training_jobs(settings):
+        other = dataclasses.replace(cell, folder=folder)
+        serial, ray = (json.loads(c.path.read_text()) for c in (cell, other))
+        for key in ("settings", "status", "test_accuracy", "curves"):
+            assert serial[key] == ray[key], (cell.row, key)
+    for part in table1.fitting_jobs(settings):
+        other = dataclasses.replace(part, folder=folder / "inrs")
+        assert torch.equal(io.load(part.path).element.flatten(), io.load(other.path).element.flatten())
 
 
 def test_the_split_has_no_image_twice_and_all_views_of_one_on_one_side():

@@ -35,6 +35,7 @@ class Part:
         fit: How they are fitted.
         folder: Folder of all fitted networks.
         data_dir: Where the images lie; None for their usual place.
+        device: Where they are fitted.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class Part:
     fit: FitSettings
     folder: Path
     data_dir: Path | None = None
+    device: str = "cpu"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -77,10 +79,10 @@ class Part:
         seeds = [seed_of(self.fit.seed, self.dataset, self.view, i) for i in range(self.first, self.last)]
         start = initial_weights(self.fit.convention, architecture, seeds)
         targets = values.flatten(1) * (high - low) + low
-        fitted = fit(grid, targets, start, self.fit, progress=progress)
-        columns = {"psnr": fitted.psnr, "steps": fitted.steps}
+        fitted = fit(grid.to(self.device), targets.to(self.device), start.to(self.device), self.fit, progress=progress)
+        columns = {"psnr": fitted.psnr.cpu(), "steps": fitted.steps.cpu()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        io.save(self.path, fitted.element, labels, columns=columns, metadata=self.settings)
+        io.save(self.path, fitted.element.to("cpu"), labels, columns=columns, metadata=self.settings)
 
 
 def plain(data: Any) -> Any:
@@ -120,10 +122,12 @@ def chosen_images(dataset: str, settings: FitSettings) -> tuple[range, ...]:
     return tuple(split[:count] for split, count in zip(known.splits, settings.images, strict=True))
 
 
-def parts_of(dataset: str, view: int, settings: FitSettings, folder: Path, data_dir: Path | None = None) -> list[Part]:
+def parts_of(
+    dataset: str, view: int, settings: FitSettings, folder: Path, data_dir: Path | None = None, device: str = "cpu"
+) -> list[Part]:
     """The jobs that make one view of a data set."""
     return [
-        Part(dataset, view, first, min(first + settings.batch, chosen.stop), settings, folder, data_dir)
+        Part(dataset, view, first, min(first + settings.batch, chosen.stop), settings, folder, data_dir, device)
         for chosen in chosen_images(dataset, settings)
         for first in range(chosen.start, chosen.stop, settings.batch)
     ]
