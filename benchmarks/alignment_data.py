@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
 from benchmarks.data.images import digits, pixel_grid
-from benchmarks.settings import ConventionName, FitSettings
+from benchmarks.settings import ConventionName, ImageFitSettings
 from weightaug import Architecture, WeightSpaceElement, cat
 
 
@@ -59,7 +59,7 @@ def read_images(data_dir: Path | None, count: int) -> Tensor:
 
 def load_fits(convention: ConventionName, data_dir: Path | None, count: int, folder: Path) -> Fits:
     """Fits two networks to each image, or reads them from an earlier run; goes on where that one stopped."""
-    settings = FitSettings(convention_name=convention)
+    settings = ImageFitSettings(convention_name=convention)
     low, high = settings.convention.target_range
     values = read_images(data_dir, count)
     coordinates = pixel_grid(*values.shape[1:])
@@ -88,7 +88,7 @@ def load_fits(convention: ConventionName, data_dir: Path | None, count: int, fol
 
 def _fit_to_file(
     path: Path,
-    settings: FitSettings,
+    settings: ImageFitSettings,
     arch: Architecture,
     coordinates: Tensor,
     targets: Tensor,

@@ -29,7 +29,7 @@ from torch import Tensor
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement, cat
 
-__all__ = ["Stored", "WeightSpaceDataset", "append", "load", "save"]
+__all__ = ["Folder", "Stored", "WeightSpaceDataset", "append", "load", "save"]
 
 _FORMAT = "weightaug.dataset"
 _VERSION = 1
@@ -55,6 +55,20 @@ class Stored(NamedTuple):
     element: WeightSpaceElement
     labels: Tensor | None
     columns: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+class Folder(NamedTuple):
+    """One folder of a :class:`WeightSpaceDataset`.
+
+    Attributes:
+        path: The folder.
+        count: Number of its networks.
+        metadata: The caller's JSON, as it was saved.
+    """
+
+    path: Path
+    count: int
     metadata: dict[str, Any]
 
 
@@ -290,37 +304,65 @@ def load(path: _Path, *, verify: bool = True) -> Stored:
 
 
 class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
-    """A memory-mapped data set of networks.
+    """A memory-mapped data set of networks, in one folder or in several that make one data set together.
 
     An item is ``(element, label)``, or the element alone in a data set without labels. A batch is made with one
     index operation per tensor and shard; give ``weightaug.collate`` to the DataLoader, so that it passes
     through. Items are copies, so in-place changes reach neither the file nor the next epoch. Pickling, for
-    worker processes, moves the path only.
+    worker processes, moves the paths only.
 
     Args:
         path: A folder that :func:`save` wrote.
+        *more: Further folders, whose networks follow: parts that several processes have made. They must agree in
+            everything but their metadata.
         verify: Whether to compare the checksums of the shards, which reads them once. Sizes, shapes and dtypes
             are checked in any case.
 
     Raises:
         FileNotFoundError: If there is no data set, or a shard is gone.
-        ValueError: If a file is corrupt, truncated, changed, or no part of this data set.
+        ValueError: If a file is corrupt, truncated, changed, or no part of this data set, or if the folders do not
+            fit together.
     """
 
-    def __init__(self, path: _Path, *, verify: bool = True) -> None:
-        self.path = Path(path)
-        manifest = _read_manifest(self.path)
-        self.settings: dict[str, Any] = manifest["settings"]
-        self._checksum: str = manifest["sha256"]
+    def __init__(self, path: _Path, *more: _Path, verify: bool = True) -> None:
+        self.paths = tuple(Path(p) for p in (path, *more))
+        manifests = [_read_manifest(folder) for folder in self.paths]
+        self.settings: dict[str, Any] = manifests[0]["settings"]
+        for folder, manifest in zip(self.paths, manifests, strict=True):
+            self._check_fits(folder, manifest["settings"])
+        self._checksums: list[str] = [manifest["sha256"] for manifest in manifests]
         self.architecture = Architecture.from_dict(self.settings["architecture"])
-        self._counts: list[int] = [shard["count"] for shard in manifest["shards"]]
-        self._shards = [_open_shard(self.path, shard, self.settings, verify) for shard in manifest["shards"]]
+        self.folders = tuple(
+            Folder(folder, sum(shard["count"] for shard in manifest["shards"]), manifest["settings"]["metadata"])
+            for folder, manifest in zip(self.paths, manifests, strict=True)
+        )
+        listed = [(f, m, shard) for f, m in zip(self.paths, manifests, strict=True) for shard in m["shards"]]
+        self._counts: list[int] = [shard["count"] for _, _, shard in listed]
+        self._shards = [_open_shard(folder, shard, m["settings"], verify) for folder, m, shard in listed]
         self._starts = torch.tensor([0, *self._counts]).cumsum(0)
+
+    def _check_fits(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        for key in ("architecture", "tensors", "single"):
+            if settings[key] != self.settings[key]:
+                raise ValueError(
+                    f"{folder}: expected the {key} of {self.paths[0]}, {self.settings[key]}, got {settings[key]}; "
+                    "open the folders one by one"
+                )
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The caller's JSON, as it was saved."""
-        metadata: dict[str, Any] = self.settings["metadata"]
+        """The caller's JSON, as it was saved.
+
+        Raises:
+            ValueError: If folders differ in it.
+        """
+        metadata = self.folders[0].metadata
+        for folder in self.folders:
+            if folder.metadata != metadata:
+                raise ValueError(
+                    f"{folder.path}: expected the metadata of {self.paths[0]}, {metadata}, got {folder.metadata}; "
+                    "read them from `folders`"
+                )
         return metadata
 
     @property
@@ -367,21 +409,34 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         Raises:
             IndexError: If an index is out of range.
         """
-        rows = self._check_indices(indices)
         names = [name for name in self.settings["tensors"] if name.startswith(_PARAMETER) or name == _LABELS]
-        if len(self._shards) == 1:
-            batch = {name: self._shards[0][name].index_select(0, rows) for name in names}
-        else:
-            batch = self._gather(rows, names)
+        batch = self._rows(indices, names)
         element = self._element(batch)
         return (element, batch[_LABELS]) if _LABELS in batch else element
+
+    def networks(self, indices: Sequence[int] | Tensor) -> WeightSpaceElement:
+        """A batch of networks alone.
+
+        Args:
+            indices: Which, ``(batch,)``; negative ones count from the end.
+
+        Raises:
+            IndexError: If an index is out of range.
+        """
+        return self._element(self._rows(indices, [n for n in self.settings["tensors"] if n.startswith(_PARAMETER)]))
+
+    def _rows(self, indices: Sequence[int] | Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        rows = self._check_indices(indices)
+        if len(self._shards) == 1:
+            return {name: self._shards[0][name].index_select(0, rows) for name in names}
+        return self._gather(rows, names)
 
     def _check_indices(self, indices: Sequence[int] | Tensor) -> Tensor:
         rows = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
         count = len(self)
         wrong = (rows < -count) | (rows >= count)
         if bool(wrong.any()):
-            raise IndexError(f"{self.path}: index {int(rows[wrong][0])} is out of range for {count} networks")
+            raise IndexError(f"{self.paths[0]}: index {int(rows[wrong][0])} is out of range for {count} networks")
         return torch.where(rows < 0, rows + count, rows)
 
     def _gather(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -395,19 +450,21 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         return batch
 
     def __repr__(self) -> str:
-        return f"WeightSpaceDataset({str(self.path)!r}, {len(self)} networks, labels={self.labels is not None})"
+        paths = ", ".join(repr(str(path)) for path in self.paths[:2]) + ", ..." * (len(self.paths) > 2)
+        return f"WeightSpaceDataset({paths}, {len(self)} networks, labels={_LABELS in self.settings['tensors']})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "checksum": self._checksum}
+        return {"paths": self.paths, "checksums": self._checksums}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # The shards were verified when this data set was first opened; reading them in every worker is not needed.
-        self.__init__(state["path"], verify=False)  # type: ignore[misc]
-        if self._checksum != state["checksum"]:
-            raise ValueError(
-                f"{self.path}: expected the data set with checksum {state['checksum'][:12]}, got "
-                f"{self._checksum[:12]}: it was written again since it was opened; open it again"
-            )
+        self.__init__(*state["paths"], verify=False)  # type: ignore[misc]
+        for path, expected, got in zip(self.paths, state["checksums"], self._checksums, strict=True):
+            if got != expected:
+                raise ValueError(
+                    f"{path}: expected the data set with checksum {expected[:12]}, got {got[:12]}: it was written "
+                    "again since it was opened; open it again"
+                )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
