@@ -273,7 +273,7 @@ class Settings:
 
     Args:
         preset: Where the other defaults come from: quick (digits, minutes on 2 cores), smoke (a minute, for CI),
-            small (4,500 images of Fashion-MNIST, an hour on 2 cores) or paper (the paper's sizes).
+            small (4,500 images of Fashion-MNIST and ModelNet10, hours on 2 cores) or paper (the paper's sizes).
         datasets: Data sets.
         models: Models.
         rows: Rows of the table.
@@ -338,13 +338,19 @@ class Settings:
         return self.fit if dataset in ("digits", "fashion-mnist") else self.shapes
 
 
+# Solids by the hundred, fitted in a tenth of a second each.
+_FEW_SOLIDS = ShapeFitSettings(
+    steps=500, learning_rate=2e-3, points_per_step=256, sampling=Sampling(points=8192), samples=(400, 60, 200)
+)
+
 PRESETS: dict[PresetName, Settings] = {
-    "quick": Settings(),
+    "quick": Settings(shapes=_FEW_SOLIDS),
     # Whether everything runs; its figures mean nothing.
     "smoke": Settings(
         preset="smoke",
         seeds=(0,),
         fit=ImageFitSettings(steps=60, limit=200, batch=100),
+        shapes=replace(_FEW_SOLIDS, steps=20, samples=(60, 10, 20)),
         dws=DWSSettings(hidden=8, layers=2),
         transformer=TransformerSettings(layers=2, node=16, edge=8, attention=16, heads=2),
         train=TrainSettings(epochs=2),
@@ -352,22 +358,28 @@ PRESETS: dict[PresetName, Settings] = {
     # The paper's INRs of a few thousand of its images, and a DWS that trains on them in about a minute.
     "small": Settings(
         preset="small",
-        datasets=("fashion-mnist",),
+        datasets=("fashion-mnist", "modelnet10"),
         rows=tuple(ROWS),
         # The paper's 1000 steps at 5e-4 leave the deviations of the weights 16 to 50 % below the published ones; three
         # times as many at twice the rate leave 10 to 21 %, and reconstruct 6 dB better.
         fit=ImageFitSettings(images=(3000, 500, 1000), batch=125, steps=3000, learning_rate=1e-3),
+        # All of the archive that is given. The paper's 1000 steps at 1e-4 leave the signs of 8 % of the points that are
+        # 0.01 or further from the surface wrong, these 4 % (16 meshes); 250,000 points a shape would take an hour.
+        shapes=ShapeFitSettings(
+            steps=2000, learning_rate=1e-3, points_per_step=512, sampling=Sampling(points=32_768), batch=50
+        ),
         dws=DWSSettings(hidden=32, layers=2),
         train=TrainSettings(epochs=30, batch=64),
     ),
     # Everything as the paper has it, or its code where the paper is silent; deviations stand at the fields.
     "paper": Settings(
         preset="paper",
-        datasets=("fashion-mnist",),
+        datasets=("fashion-mnist", "modelnet40"),
         models=("dws", "relation-transformer"),
         rows=tuple(ROWS),
         views=(1, 10),
         fit=ImageFitSettings(batch=125),
+        shapes=ShapeFitSettings(batch=125),
         dws=DWSSettings(hidden=128, layers=5, batch_norm=False),
         train=TrainSettings(epochs=300, epochs_many_views=100, batch=256, warmup=0.0, schedule="constant", clip=None),
     ),
