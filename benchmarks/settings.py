@@ -22,6 +22,7 @@ __all__ = [
     "PAPER_ROWS",
     "PRESETS",
     "ROWS",
+    "SHAPES",
     "Convention",
     "ConventionName",
     "DWSSettings",
@@ -37,6 +38,7 @@ __all__ = [
 
 PresetName = Literal["quick", "smoke", "small", "paper"]
 DatasetName = Literal["digits", "fashion-mnist", "solids", "modelnet10", "modelnet40"]
+SHAPES: tuple[DatasetName, ...] = ("solids", "modelnet10", "modelnet40")
 ConventionName = Literal["authors", "siren", "nfn"]
 
 # -- implicit representations ------------------------------------------------------------------------
@@ -233,7 +235,8 @@ class TrainSettings:
 
     Args:
         epochs: Paper: 300 (Fashion-MNIST, 1 view), which here would take hours.
-        epochs_many_views: Epochs where there are several views; None for ``epochs``. Paper: 100.
+        epochs_many_views: Epochs where there are several views; None for ``epochs``. Paper: 100 (Fashion-MNIST).
+        epochs_shapes: Epochs on shapes, of whatever views; None for those above. Paper: 250.
         batch: Networks per step; not stated in the paper, 256 in its code, which here would be 4 steps an epoch.
         learning_rate: Paper: 5e-3 with AdamW.
         weight_decay: Not stated in the paper; its code: 5e-4.
@@ -251,6 +254,7 @@ class TrainSettings:
 
     epochs: int = 12
     epochs_many_views: int | None = None
+    epochs_shapes: int | None = None
     batch: int = 16
     learning_rate: float = 5e-3
     weight_decay: float = 5e-4
@@ -335,7 +339,20 @@ class Settings:
 
     def fit_of(self, dataset: DatasetName) -> FitSettings:
         """How INRs are fitted to a data set."""
-        return self.fit if dataset in ("digits", "fashion-mnist") else self.shapes
+        return self.shapes if dataset in SHAPES else self.fit
+
+    def train_of(self, dataset: DatasetName, model: ModelName, views: int) -> TrainSettings:
+        """How one model is trained on some views of a data set."""
+        train = self.train
+        if views > 1 and train.epochs_many_views is not None:
+            train = replace(train, epochs=train.epochs_many_views)
+        if dataset in SHAPES and train.epochs_shapes is not None:
+            train = replace(train, epochs=train.epochs_shapes)
+        train = replace(train, epochs_many_views=None, epochs_shapes=None)
+        if model == "dws":
+            return train
+        of_model = self.transformer
+        return replace(train, learning_rate=of_model.learning_rate, warmup_steps=of_model.warmup_steps)
 
 
 # Solids by the hundred, fitted in a tenth of a second each.
@@ -381,6 +398,14 @@ PRESETS: dict[PresetName, Settings] = {
         fit=ImageFitSettings(batch=125),
         shapes=ShapeFitSettings(batch=125),
         dws=DWSSettings(hidden=128, layers=5, batch_norm=False),
-        train=TrainSettings(epochs=300, epochs_many_views=100, batch=256, warmup=0.0, schedule="constant", clip=None),
+        train=TrainSettings(
+            epochs=300,
+            epochs_many_views=100,
+            epochs_shapes=250,
+            batch=256,
+            warmup=0.0,
+            schedule="constant",
+            clip=None,
+        ),
     ),
 }

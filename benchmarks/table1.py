@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from benchmarks.data.sources import source
 from benchmarks.data.store import Part, load_networks, parts_of, plain, short_hash
 from benchmarks.run import Executor, Job, JobsFailed
 from benchmarks.run_ray import RayExecutor
-from benchmarks.settings import PRESETS, ROWS, DatasetName, Settings, TrainSettings
+from benchmarks.settings import PRESETS, ROWS, DatasetName, Settings
 from benchmarks.train import Cell, write_json
 
 JobType = TypeVar("JobType", bound=Job)
@@ -67,7 +67,7 @@ def training_jobs(settings: Settings) -> list[Cell]:
             seed,
             settings.fit_of(dataset),
             settings.dws if model == "dws" else settings.transformer,
-            train_settings(settings, model, views),
+            settings.train_of(dataset, model, views),
             settings.output,
             pool_views if ROWS[row].mixes else None,
             settings.device,
@@ -79,18 +79,6 @@ def training_jobs(settings: Settings) -> list[Cell]:
         for views in settings.views
         for row in settings.rows
     ]
-
-
-def train_settings(settings: Settings, model: str, views: int) -> TrainSettings:
-    """How one model is trained on some views."""
-    train = settings.train
-    if views > 1 and train.epochs_many_views is not None:
-        train = replace(train, epochs=train.epochs_many_views)
-    train = replace(train, epochs_many_views=None)
-    if model == "dws":
-        return train
-    of_model = settings.transformer
-    return replace(train, learning_rate=of_model.learning_rate, warmup_steps=of_model.warmup_steps)
 
 
 def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, Any] | None:

@@ -228,7 +228,7 @@ def test_the_relation_transformer_trains_and_can_be_repeated(run):
 
 
 def test_the_preset_paper_has_the_papers_epochs_and_rates():
-    settings = PRESETS["paper"]
+    settings = dataclasses.replace(PRESETS["paper"], datasets=("fashion-mnist",))
     cells = {(c.model, c.views): c for c in table1.training_jobs(settings) if c.row == "none" and c.seed == 0}
     assert {key: cell.train.epochs for key, cell in cells.items()} == {
         ("dws", 1): 300,
@@ -239,6 +239,8 @@ def test_the_preset_paper_has_the_papers_epochs_and_rates():
     assert cells["dws", 1].train.learning_rate == 5e-3
     assert cells["relation-transformer", 1].train.learning_rate == 1e-3
     assert len(table1.fitting_jobs(settings)) == 10 * 560
+    shapes = dataclasses.replace(settings, datasets=("solids",), models=("dws",))
+    assert {(cell.views, cell.train.epochs) for cell in table1.training_jobs(shapes)} == {(1, 250), (10, 250)}
 
 
 def test_parts_of_a_job_list_are_the_whole(run):
@@ -275,10 +277,20 @@ def test_networks_far_from_the_published_ones_are_warned_of(run):
     assert "| layer1.weight | 0.0363 | 0.0324 | +12 % |" in quality.table("fashion-mnist", statistics)
 
 
-def test_missing_data_stop_the_run_with_one_message(tmp_path):
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("fashion-mnist", r"train-images-idx3-ubyte.gz: missing"),
+        (
+            "modelnet10",
+            r"expected ModelNet10\*.zip or a folder ModelNet10, here or in modelnet10/; get ModelNet10.zip from",
+        ),
+    ],
+)
+def test_missing_data_stop_the_run_with_one_message(tmp_path, dataset, message):
     arguments = ["--preset", "small", "--data-dir", str(tmp_path), "--output", str(tmp_path / "runs")]
-    with pytest.raises(SystemExit, match=r"train-images-idx3-ubyte.gz: missing"):
-        table1.main(arguments)
+    with pytest.raises(SystemExit, match=message):
+        table1.main([*arguments, "--datasets", dataset])
 
 
 def test_ray_says_what_to_install_where_it_is_missing(monkeypatch):
