@@ -152,7 +152,7 @@ def test_the_three_dimensional_half_runs_without_data(tmp_path, capsys):
 def test_broken_meshes_are_skipped_counted_and_listed(archive, tmp_path, capsys):
     pytest.importorskip("igl", reason="libigl is not installed: pip install 'weightaug[shapes]'")
     arguments = [*TINY, "--datasets", "modelnet10", "--data-dir", str(archive.parents[1]), "--views", "1", "2"]
-    arguments += ["--shapes.batch", "3", "--train.batch", "4"]
+    arguments += ["--shapes.samples", "None", "--shapes.batch", "3", "--train.batch", "4"]
     table1.main([*arguments, "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "54 networks fitted to modelnet10" in printed

@@ -290,7 +290,7 @@ def test_shards_with_other_tensors(folder: Path) -> None:
     tensors = load_file(path)
     for broken, message in (
         ({k: v for k, v in tensors.items() if k != "labels"}, "expected the tensors .*'labels'.*, got"),
-        ({**tensors, "labels": tensors["labels"].int()}, r"labels: expected int64 of shape \(3,\), got torch.int32"),
+        ({**tensors, "labels": tensors["labels"].int()}, r"labels: expected int64 of shape \(3,\), got int32"),
     ):
         save_file(broken, path, metadata=header)
         content["shards"][0]["bytes"] = path.stat().st_size
@@ -423,7 +423,7 @@ def folders(tmp_path: Path) -> list[Path]:
 def test_several_folders_are_one_data_set(folders):
     data = WeightSpaceDataset(*folders)
     whole = cat([load(path).element for path in folders])
-    assert [(f.path, f.count, f.metadata) for f in data.folders] == [
+    assert [(f.path, f.size, f.metadata) for f in data.folders] == [
         (path, 3 + number, {"part": number}) for number, path in enumerate(folders)
     ]
     assert len(data) == 12

@@ -63,12 +63,12 @@ class Folder(NamedTuple):
 
     Attributes:
         path: The folder.
-        count: Number of its networks.
+        size: Number of its networks.
         metadata: The caller's JSON, as it was saved.
     """
 
     path: Path
-    count: int
+    size: int
     metadata: dict[str, Any]
 
 
@@ -326,19 +326,21 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
 
     def __init__(self, path: _Path, *more: _Path, verify: bool = True) -> None:
         self.paths = tuple(Path(p) for p in (path, *more))
-        manifests = [_read_manifest(folder) for folder in self.paths]
-        self.settings: dict[str, Any] = manifests[0]["settings"]
-        for folder, manifest in zip(self.paths, manifests, strict=True):
-            self._check_fits(folder, manifest["settings"])
-        self._checksums: list[str] = [manifest["sha256"] for manifest in manifests]
+        self.settings: dict[str, Any] = _read_manifest(self.paths[0])["settings"]
         self.architecture = Architecture.from_dict(self.settings["architecture"])
-        self.folders = tuple(
-            Folder(folder, sum(shard["count"] for shard in manifest["shards"]), manifest["settings"]["metadata"])
-            for folder, manifest in zip(self.paths, manifests, strict=True)
-        )
-        listed = [(f, m, shard) for f, m in zip(self.paths, manifests, strict=True) for shard in m["shards"]]
-        self._counts: list[int] = [shard["count"] for _, _, shard in listed]
-        self._shards = [_open_shard(folder, shard, m["settings"], verify) for folder, m, shard in listed]
+        self._checksums: list[str] = []
+        self._counts: list[int] = []
+        self._shards: list[_Shard] = []
+        folders = []
+        for folder in self.paths:
+            manifest = _read_manifest(folder)
+            settings, shards = manifest["settings"], manifest["shards"]
+            self._check_fits(folder, settings)
+            self._checksums.append(manifest["sha256"])
+            self._counts += [shard["count"] for shard in shards]
+            self._shards += [_Shard(folder, shard, settings, verify) for shard in shards]
+            folders.append(Folder(folder, sum(shard["count"] for shard in shards), settings["metadata"]))
+        self.folders = tuple(folders)
         self._starts = torch.tensor([0, *self._counts]).cumsum(0)
 
     def _check_fits(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -386,7 +388,7 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         parts = [shard[name] for shard in self._shards]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _element(self, tensors: Mapping[str, Tensor]) -> WeightSpaceElement:
+    def _element(self, tensors: Mapping[str, Tensor] | _Shard) -> WeightSpaceElement:
         layers = self.architecture.layers
         return WeightSpaceElement(
             self.architecture,
@@ -441,7 +443,8 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
 
     def _gather(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         shard_of = torch.searchsorted(self._starts, rows, right=True) - 1
-        batch = {name: t.new_empty(len(rows), *t.shape[1:]) for name, t in self._shards[0].items() if name in names}
+        like = {name: self._shards[0][name] for name in names}
+        batch = {name: t.new_empty(len(rows), *t.shape[1:]) for name, t in like.items()}
         for number in shard_of.unique().tolist():
             places = (shard_of == number).nonzero().squeeze(-1)
             local = rows[places] - self._starts[number]
@@ -494,37 +497,67 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return valid
 
 
-def _open_shard(folder: Path, shard: Mapping[str, Any], settings: Mapping[str, Any], verify: bool) -> dict[str, Tensor]:
-    path = folder / shard["file"]
-    fix = "take the file from a copy, or delete the folder and save the data set again"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected this shard, which {_MANIFEST} names, got no such file; {fix}")
-    size = path.stat().st_size
-    if size != shard["bytes"]:
-        state = "truncated" if size < shard["bytes"] else "changed"
-        raise ValueError(f"{path}: expected {shard['bytes']} bytes, got {size}: the file is {state}; {fix}")
-    if verify and (checksum := _sha256(path)) != shard["sha256"]:
-        raise ValueError(
-            f"{path}: expected the sha256 {shard['sha256']}, got {checksum}: the file is corrupt or changed; {fix}"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, names = file.metadata() or {}, set(file.keys())
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a safetensors file, got {error}: the file is corrupt; {fix}") from error
-    if metadata.get("weightaug") != _digest(settings):
-        raise ValueError(
-            f"{path}: expected a shard with this data set's settings (architecture, dtypes, metadata; digest "
-            f"{_digest(settings)[:12]}), got one of other settings ({str(metadata.get('weightaug'))[:12]}); {fix}"
-        )
-    if names != set(settings["tensors"]):
-        raise ValueError(f"{path}: expected the tensors {sorted(settings['tensors'])}, got {sorted(names)}; {fix}")
-    for name, expected in settings["tensors"].items():
-        shape, dtype = (shard["count"], *expected["shape"]), expected["dtype"]
-        got = tensors[name]
-        if tuple(got.shape) != shape or str(got.dtype) != f"torch.{dtype}":
+# What safetensors calls the dtypes.
+_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+class _Shard:
+    """One mapped file; a tensor is made when it is first asked for, so thousands of shards cost next to nothing.
+
+    Args:
+        folder: Where it lies.
+        entry: What the manifest says of it.
+        settings: What the manifest says of all shards.
+        verify: Whether to compare the checksum, which reads the file.
+
+    Raises:
+        FileNotFoundError: If it is gone.
+        ValueError: If it is not what the manifest says.
+    """
+
+    __slots__ = ("_file", "_tensors")
+
+    def __init__(self, folder: Path, entry: Mapping[str, Any], settings: Mapping[str, Any], verify: bool) -> None:
+        path = folder / entry["file"]
+        fix = "take the file from a copy, or delete the folder and save the data set again"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: expected this shard, which {_MANIFEST} names, got no such file; {fix}")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            state = "truncated" if size < entry["bytes"] else "changed"
+            raise ValueError(f"{path}: expected {entry['bytes']} bytes, got {size}: the file is {state}; {fix}")
+        if verify and (checksum := _sha256(path)) != entry["sha256"]:
             raise ValueError(
-                f"{path}: {name}: expected {dtype} of shape {shape}, got {got.dtype} of {tuple(got.shape)}; {fix}"
+                f"{path}: expected the sha256 {entry['sha256']}, got {checksum}: the file is corrupt or changed; {fix}"
             )
-    return tensors
+        opened: Any = safe_open  # without types in safetensors
+        try:
+            self._file = opened(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a safetensors file, got {error}: the file is corrupt; {fix}") from error
+        self._tensors: dict[str, Tensor] = {}
+        digest = (self._file.metadata() or {}).get("weightaug")
+        if digest != _digest(settings):
+            raise ValueError(
+                f"{path}: expected a shard with this data set's settings (architecture, dtypes, metadata; digest "
+                f"{_digest(settings)[:12]}), got one of other settings ({str(digest)[:12]}); {fix}"
+            )
+        names = set(self._file.keys())
+        if names != set(settings["tensors"]):
+            raise ValueError(f"{path}: expected the tensors {sorted(settings['tensors'])}, got {sorted(names)}; {fix}")
+        for name, expected in settings["tensors"].items():
+            shape, dtype = (entry["count"], *expected["shape"]), expected["dtype"]
+            header = self._file.get_slice(name)
+            got = tuple(header.get_shape()), _DTYPES.get(header.get_dtype(), header.get_dtype())
+            if got != (shape, dtype):
+                raise ValueError(f"{path}: {name}: expected {dtype} of shape {shape}, got {got[1]} of {got[0]}; {fix}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A view of the file."""
+        if name not in self._tensors:
+            self._tensors[name] = self._file.get_tensor(name)
+        return self._tensors[name]

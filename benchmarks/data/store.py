@@ -186,7 +186,7 @@ def load_networks(
                 f"{part.path}: fitted with other settings: expected {part.settings}, got {metadata}; "
                 "delete the folder, and it is made again"
             )
-        counts[part] = stored.count
+        counts[part] = stored.size
         if part.view == 0:
             skipped += [(name, reason) for name, reason in missing]
     sizes = tuple(sum(counts[part] for part in split) for split in by_view[0])
