@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
-from benchmarks.data.images import digits, pixel_grid
-from benchmarks.settings import ConventionName, FitSettings
+from benchmarks.data.images import load_images, pixel_grid
+from benchmarks.settings import ConventionName, ImageFitSettings
 from weightaug import Architecture, WeightSpaceElement, cat
 
 
@@ -37,31 +35,11 @@ class Fits:
     psnr: Tensor
 
 
-def read_images(data_dir: Path | None, count: int) -> Tensor:
-    """The first images of Fashion-MNIST's training set in a folder, or of scikit-learn's digits without one.
-
-    Returns:
-        ``(count, height, width)`` in [0, 1].
-    """
-    if data_dir is None:
-        return digits().values[:count]
-    path = data_dir / "train-images-idx3-ubyte.gz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: expected Fashion-MNIST's training images; give their folder as --data-dir")
-    with gzip.open(path) as file:
-        header = np.frombuffer(file.read(16), ">i4")
-        if header[0] != 2051:
-            raise ValueError(f"{path}: expected an idx file of images (2051), got {header[0]}")
-        height, width = int(header[2]), int(header[3])
-        pixels = np.frombuffer(file.read(count * height * width), np.uint8)
-    return torch.from_numpy(pixels.reshape(-1, height, width).astype(np.float32) / 255)
-
-
 def load_fits(convention: ConventionName, data_dir: Path | None, count: int, folder: Path) -> Fits:
     """Fits two networks to each image, or reads them from an earlier run; goes on where that one stopped."""
-    settings = FitSettings(convention_name=convention)
+    settings = ImageFitSettings(convention_name=convention)
     low, high = settings.convention.target_range
-    values = read_images(data_dir, count)
+    values = load_images("digits" if data_dir is None else "fashion-mnist", data_dir).values[:count]
     coordinates = pixel_grid(*values.shape[1:])
     targets = low + (high - low) * values.flatten(1)
     name = "digits" if data_dir is None else data_dir.name
@@ -88,7 +66,7 @@ def load_fits(convention: ConventionName, data_dir: Path | None, count: int, fol
 
 def _fit_to_file(
     path: Path,
-    settings: FitSettings,
+    settings: ImageFitSettings,
     arch: Architecture,
     coordinates: Tensor,
     targets: Tensor,

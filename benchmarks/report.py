@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from scipy.stats import t as student
 
-from benchmarks.data.images import source
-from benchmarks.published import FASHION_MNIST, MODEL_LABELS
+from benchmarks import published
+from benchmarks.published import MODEL_LABELS, TABLE1
 from benchmarks.rows import ROWS
 from benchmarks.train import Cell
 
@@ -127,7 +127,7 @@ class Column(NamedTuple):
     Attributes:
         dataset: Their data set.
         model: Their model.
-        views: Networks per image.
+        views: Networks per sample.
         rows: Summaries by the name of the row.
     """
 
@@ -141,6 +141,17 @@ class Column(NamedTuple):
         """What the table is of."""
         return f"{self.dataset}, {MODEL_LABELS[self.model]}, {self.views} view{'s' * (self.views > 1)}"
 
+    @property
+    def published(self) -> dict[str, published.Column]:
+        """The paper's columns that stand beside it, by their heads: all of its data set with as many coordinates."""
+        name = "FMNIST" if self.dataset in ("digits", "fashion-mnist") else "ModelNet40"
+        short = {"dws": "DWS", "relation-transformer": "GNN"}
+        return {
+            f"paper: {short[model]}, {views} v.": published.Column(name, model, views)
+            for model in MODEL_LABELS
+            for views in (1, 10)
+        }
+
 
 def columns(cells: Sequence[Cell]) -> list[Column]:
     """The tables of some cells."""
@@ -152,9 +163,7 @@ def columns(cells: Sequence[Cell]) -> list[Column]:
     return result
 
 
-PUBLISHED = [(model, views) for model in MODEL_LABELS for views in (1, 10)]
-PUBLISHED_HEADS = [f"paper: {'GNN' if model != 'dws' else 'DWS'}, {views} v." for model, views in PUBLISHED]
-HEADS = ["Augmentation", "Accuracy", "95 % interval", "Difference to none", *PUBLISHED_HEADS]
+HEADS = ["Augmentation", "Accuracy", "95 % interval", "Difference to none"]
 
 
 def _entries(column: Column) -> list[list[str]]:
@@ -173,14 +182,15 @@ def _entries(column: Column) -> list[list[str]]:
             compared = f"{difference.mean:+.2f}"
             if math.isfinite(difference.half):
                 compared += f" ± {difference.half:.2f}"
-        published = [str(FASHION_MNIST.get((row, model, views), "–")) for model, views in PUBLISHED]
-        lines.append([ROWS[row].label, str(summary), bounds, compared, *published])
+        of_paper = [str(TABLE1.get((row, their), "–")) for their in column.published.values()]
+        lines.append([ROWS[row].label, str(summary), bounds, compared, *of_paper])
     return lines
 
 
 def table(column: Column) -> str:
     """A table in Markdown."""
-    lines = [HEADS, ["---"] + ["---:"] * (len(HEADS) - 1), *_entries(column)]
+    heads = [*HEADS, *column.published]
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *_entries(column)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -191,13 +201,14 @@ def latex(column: Column) -> str:
         escaped = [e.replace("%", r"\%").replace("±", r"$\pm$").replace("–", "--") for e in entries]
         return " & ".join(escaped) + r" \\"
 
+    heads = [*HEADS, *column.published]
     body = [line(entries) for entries in _entries(column)]
     return "\n".join(
         [
             rf"% {column.title}",
-            rf"\begin{{tabular}}{{l{'r' * (len(HEADS) - 1)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
             r"\toprule",
-            line(HEADS),
+            line(heads),
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -211,7 +222,7 @@ def as_csv(columns: Sequence[Column]) -> str:
     text = io.StringIO()
     heads = ["dataset", "model", "views", "row", "label", "seeds", "diverged", "missing", "mean", "deviation"]
     heads += ["interval_half", "difference", "difference_half", "difference_seeds"]
-    heads += [f"paper_{'gnn' if m != 'dws' else 'dws'}_{v}_{what}" for m, v in PUBLISHED for what in ("mean", "std")]
+    heads += [f"paper_{m}_{v}_{what}" for m in ("dws", "gnn") for v in (1, 10) for what in ("mean", "std")]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
     for column in columns:
@@ -219,10 +230,10 @@ def as_csv(columns: Sequence[Column]) -> str:
         for row, summary in column.rows.items():
             interval = summary.interval or (None, None, 0)
             difference = (summary.difference(baseline) if baseline else None) or (None, None, 0)
-            published: list[float | None] = []
-            for model, views in PUBLISHED:
-                published += FASHION_MNIST.get((row, model, views), (None, None))
-            numbers = [*interval[:1], summary.deviation, interval[1], *difference, *published]
+            of_paper: list[float | None] = []
+            for their in column.published.values():
+                of_paper += TABLE1.get((row, their), (None, None))
+            numbers = [*interval[:1], summary.deviation, interval[1], *difference, *of_paper]
             writer.writerow(
                 [column.dataset, column.model, column.views, row, ROWS[row].label, len(summary.accuracies)]
                 + [summary.diverged, summary.missing]
@@ -238,8 +249,9 @@ def notes(cells: Sequence[Cell]) -> str:
         "Accuracy: test accuracy in percent at the epoch of the best validation accuracy, mean ± standard deviation "
         f"over the seeds ({', '.join(map(str, seeds))}). 95 % interval: of the mean, by Student's t. Difference: to no "
         "augmentation, paired by seed (same initial weights, same order of networks), ± half of its 95 % interval.",
-        "The paper's columns are its figures for Fashion-MNIST, 55,000 training images, 3 seeds: with another number "
-        "of images, another model size or another data set they are not to be compared.",
+        "The paper's columns are its figures for Fashion-MNIST (55,000 training images) beside images and for "
+        "ModelNet40 (12,311 shapes of 40 classes) beside shapes, over 3 seeds: with another number of "
+        "samples, another model size or another data set they are not to be compared.",
     ]
     if any(ROWS[cell.row].mixes for cell in cells):
         pools = {cell.pool_views for cell in cells if ROWS[cell.row].mixes}
@@ -258,7 +270,7 @@ def notes(cells: Sequence[Cell]) -> str:
             continue
         counts = finished[0]["networks"]
         hours = sum(record.get("processor_seconds", 0.0) for record in records) / 3600
-        chance = 100 / source(dataset).classes
+        chance = 100 / finished[0]["classes"]
         line = (
             f"{dataset}, {MODEL_LABELS[model]}, {views} view{'s' * (views > 1)}: {counts['train']} networks to train, "
             f"{counts['validation']} to validate, {counts['test']} to test (one test network is "

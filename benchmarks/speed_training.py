@@ -19,7 +19,7 @@ from benchmarks.data.fit import fit, initial_weights, siren_architecture
 from benchmarks.data.images import pixel_grid
 from benchmarks.models.dws import DWS
 from benchmarks.models.relation_transformer import RelationTransformer
-from benchmarks.settings import FitSettings
+from benchmarks.settings import ImageFitSettings
 
 BATCH = 64
 Clock = Callable[[Callable[[], Any]], float]  # microseconds of one call
@@ -105,7 +105,7 @@ def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
 def fitting(clock: Clock) -> list[Line]:
     """Fitting 28 x 28 images: many at once against one at a time, and against products and sines."""
     flops_per_us, sines_per_us = rates(clock)
-    settings = FitSettings(steps=20, target_psnr=1e3)  # nothing stops early
+    settings = ImageFitSettings(steps=20, target_psnr=1e3)  # nothing stops early
     architecture = siren_architecture(settings.convention, (2, 32, 32, 1))
     count, points = 64, 28 * 28
     start = initial_weights(settings.convention, architecture, range(count))

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 
 from benchmarks import report
 from benchmarks.data import quality
-from benchmarks.data.store import Part, images_of, load_networks, parts_of, plain, short_hash
+from benchmarks.data.sources import source
+from benchmarks.data.store import Part, load_networks, parts_of, plain, short_hash
 from benchmarks.run import Executor, Job, JobsFailed
 from benchmarks.run_ray import RayExecutor
-from benchmarks.settings import PRESETS, ROWS, Settings, TrainSettings
+from benchmarks.settings import PRESETS, ROWS, DatasetName, Settings
 from benchmarks.train import Cell, write_json
 
 JobType = TypeVar("JobType", bound=Job)
@@ -47,7 +48,10 @@ def fitting_jobs(settings: Settings) -> list[Part]:
         part
         for dataset in settings.datasets
         for view in range(max(settings.views))
-        for part in parts_of(dataset, view, settings.fit, settings.output / "inrs", settings.data_dir, settings.device)
+        for split in parts_of(
+            dataset, view, settings.fit_of(dataset), settings.output / "inrs", settings.data_dir, settings.device
+        )
+        for part in split
     ]
 
 
@@ -61,12 +65,13 @@ def training_jobs(settings: Settings) -> list[Cell]:
             row,
             views,
             seed,
-            settings.fit,
+            settings.fit_of(dataset),
             settings.dws if model == "dws" else settings.transformer,
-            train_settings(settings, model, views),
+            settings.train_of(dataset, model, views),
             settings.output,
             pool_views if ROWS[row].mixes else None,
             settings.device,
+            settings.data_dir,
         )
         for seed in settings.seeds
         for dataset in settings.datasets
@@ -76,19 +81,7 @@ def training_jobs(settings: Settings) -> list[Cell]:
     ]
 
 
-def train_settings(settings: Settings, model: str, views: int) -> TrainSettings:
-    """How one model is trained on some views."""
-    train = settings.train
-    if views > 1 and train.epochs_many_views is not None:
-        train = replace(train, epochs=train.epochs_many_views)
-    train = replace(train, epochs_many_views=None)
-    if model == "dws":
-        return train
-    of_model = settings.transformer
-    return replace(train, learning_rate=of_model.learning_rate, warmup_steps=of_model.warmup_steps)
-
-
-def network_statistics(settings: Settings, dataset: str) -> dict[str, Any] | None:
+def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, Any] | None:
     """Statistics of the fitted networks, from a file beside the results where they were taken before.
 
     Returns:
@@ -101,10 +94,12 @@ def network_statistics(settings: Settings, dataset: str) -> dict[str, Any] | Non
         return json.loads(path.read_text(encoding="utf-8"))["statistics"]
     if not all(part.done for part in parts):
         return None
-    networks = load_networks(dataset, max(settings.views), settings.fit, settings.output / "inrs")
+    fit = settings.fit_of(dataset)
+    views = max(settings.views)
+    networks = load_networks(dataset, views, fit, settings.output / "inrs", settings.data_dir)
     statistics = quality.statistics_of(networks)
-    fit = plain(asdict(settings.fit) | {"convention": asdict(settings.fit.convention)})
-    write_json(path, {"dataset": dataset, "views": max(settings.views), "fit": fit, "statistics": statistics})
+    described = plain(asdict(fit) | {"convention": asdict(fit.convention)})
+    write_json(path, {"dataset": dataset, "views": views, "fit": described, "statistics": statistics})
     return statistics
 
 
@@ -139,7 +134,7 @@ def run_jobs(settings: Settings) -> None:
         if "fit" in settings.steps:
             for dataset in {part.dataset for part in parts if not part.done}:
                 # Here, so that workers neither download at once nor fail one by one.
-                images_of(dataset, settings.data_dir)
+                source(dataset, settings.data_dir).check()
             sizes = [part.last - part.first for part in parts]
             fitted = executor.run(parts, sizes, name="fitting", unit="network")
             print(f"{fitted} parts of networks fitted in {time.perf_counter() - started:.0f} s", flush=True)

@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import weightaug as wa
-from benchmarks.data.store import Networks, load_networks, plain, short_hash
+from benchmarks.data.sources import source
+from benchmarks.data.store import NetworkReader, Networks, load_networks, plain, short_hash
 from benchmarks.models.dws import DWS
 from benchmarks.models.relation_transformer import RelationTransformer, Widths
+from benchmarks.published import ModelName
 from benchmarks.rows import ROWS
-from benchmarks.settings import DWSSettings, FitSettings, ModelSettings, TrainSettings
+from benchmarks.settings import DatasetName, DWSSettings, FitSettings, ModelSettings, TrainSettings
 from weightaug.matching import canonicalize
 
 
@@ -44,10 +46,11 @@ class Cell:
         pool_views: Mixing takes partners from the training images' networks of that many views; None for the
             networks that are augmented at once.
         device: Where it is trained.
+        data_dir: Where the data lie that the networks were fitted to; None for their usual place.
     """
 
-    dataset: str
-    model: str
+    dataset: DatasetName
+    model: ModelName
     row: str
     views: int
     seed: int
@@ -57,6 +60,7 @@ class Cell:
     folder: Path
     pool_views: int | None = None
     device: str = "cpu"
+    data_dir: Path | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,6 +70,7 @@ class Cell:
         del fitting["batch"]
         settings = {
             "dataset": self.dataset,
+            **source(self.dataset, self.data_dir).identity,
             "model": self.model,
             "row": self.row,
             "views": self.views,
@@ -92,7 +97,8 @@ class Cell:
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Trains the classifier and writes the result."""
-        networks = _networks(self.dataset, max(self.views, self.pool_views or 0), self.fit, self.folder / "inrs")
+        views = max(self.views, self.pool_views or 0)
+        networks = _networks(self.dataset, views, self.fit, self.folder / "inrs", self.data_dir)
         started, processor = time.perf_counter(), time.process_time()
         outcome = train(self, networks, progress)
         record = {
@@ -113,8 +119,8 @@ class Cell:
 
 
 @lru_cache(maxsize=1)
-def _networks(dataset: str, views: int, fit: FitSettings, folder: Path) -> Networks:
-    return load_networks(dataset, views, fit, folder)
+def _networks(dataset: DatasetName, views: int, fit: FitSettings, folder: Path, data_dir: Path | None) -> Networks:
+    return load_networks(dataset, views, fit, folder, data_dir)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -138,7 +144,7 @@ def split_images(networks: Networks, settings: TrainSettings) -> Split:
     """The same split for every cell: all views of an image are on one side."""
     count = len(networks.labels)
     if networks.splits is not None:
-        return Split(*torch.arange(count).split(networks.splits))
+        return Split(*torch.arange(count).split(list(networks.splits)))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.split_seed))
     test, validation = round(count * settings.test), round(count * settings.validation)
     return Split(order[test + validation :], order[test : test + validation], order[:test])
@@ -160,6 +166,15 @@ def build_model(cell: Cell, architecture: wa.Architecture, classes: int) -> nn.M
             probes=settings.probes,
             dropout=settings.dropout,
         )
+
+
+# Networks of the training set, at most, from which models take the mean and deviation of each tensor.
+STATISTICS_OF = 20_000
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """Indices of at most so many of some, evenly spread."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
 
 
 class _Diverged(Exception):
@@ -192,8 +207,11 @@ def prepare(cell: Cell, networks: Networks) -> Prepared:
         networks = replace(networks, element=_canonical(networks.element))
     if row.special == "permuted_labels":
         networks = replace(networks, labels=_shuffled(networks.labels, (split.train, split.validation), cell.seed))
-    networks = replace(networks, element=networks.element.to(cell.device), labels=networks.labels.to(cell.device))
-    one_hot = F.one_hot(networks.labels, networks.classes).to(networks.element.dtype)
+    labels = networks.labels.to(cell.device)
+    # On a CPU, networks are read from the files batch by batch; on a GPU they move there once.
+    element = networks.element if cell.device == "cpu" else networks.element[:].to(cell.device)
+    networks = replace(networks, element=element, labels=labels)
+    one_hot = F.one_hot(networks.labels, networks.classes).float()
 
     def of_views(views: int) -> Tensor:
         # View v of image i is network v * images + i.
@@ -206,7 +224,7 @@ def prepare(cell: Cell, networks: Networks) -> Prepared:
     return Prepared(networks, split, of_views(cell.views), one_hot[split.train].repeat(cell.views, 1), transform)
 
 
-def _canonical(element: wa.WeightSpaceElement) -> wa.WeightSpaceElement:
+def _canonical(element: wa.WeightSpaceElement | NetworkReader) -> wa.WeightSpaceElement:
     # In pieces, since the search works in double precision.
     pieces = [element[start : start + 4096] for start in range(0, len(element), 4096)]
     return wa.cat([wa.act(piece, canonicalize(piece)) for piece in pieces])
@@ -243,12 +261,11 @@ def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> di
 
 def _train(cell: Cell, prepared: Prepared, progress: Callable[[int], None]) -> dict[str, Any]:
     settings, (networks, split, index, targets, transform) = cell.train, prepared
-    training_set = networks.element[index]
     steps = settings.epochs * (len(index) // settings.batch)
     if not steps:
         raise ValueError(f"{len(index)} networks do not fill one batch of {settings.batch}; take a smaller batch")
-    model = build_model(cell, training_set.architecture, networks.classes).to(cell.device)
-    model.set_statistics(training_set)
+    model = build_model(cell, networks.element.architecture, networks.classes).to(cell.device)
+    model.set_statistics(networks.element[index[_spread(len(index), STATISTICS_OF)]])
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -267,7 +284,7 @@ def _train(cell: Cell, prepared: Prepared, progress: Callable[[int], None]) -> d
         for epoch in range(settings.epochs):
             model.train()
             losses = []
-            for batch, wanted in _batches(training_set, targets, transform, settings, ordering, augmenting):
+            for batch, wanted in _batches(networks.element, index, targets, transform, settings, ordering, augmenting):
                 mixed = FeatureMixup.draw(len(wanted), augmenting) if mixes_features else None
                 with mixed.inside(model) if mixed else nullcontext():
                     scores = model(batch)
@@ -304,6 +321,7 @@ def _train(cell: Cell, prepared: Prepared, progress: Callable[[int], None]) -> d
         "best_epoch": best_epoch,
         "curves": curves,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "classes": networks.classes,
         "networks": {"train": len(index), "validation": len(split.validation), "test": len(split.test)},
     }
 
@@ -361,7 +379,8 @@ def rate(step: int, steps: int, settings: TrainSettings) -> float:
 
 
 def _batches(
-    training_set: wa.WeightSpaceElement,
+    element: wa.WeightSpaceElement | NetworkReader,
+    index: Tensor,
     targets: Tensor,
     transform: wa.Transform | None,
     settings: TrainSettings,
@@ -373,7 +392,7 @@ def _batches(
     order = order[: len(order) // settings.batch * settings.batch]
     # Many at once: a transform costs a few tensor operations however large its batch is.
     for chunk in order.split(max(settings.augment_batch // settings.batch, 1) * settings.batch):
-        networks, wanted = training_set[chunk], targets[chunk]
+        networks, wanted = element[index[chunk]], targets[chunk]
         if transform is not None:
             networks, wanted = transform(networks, wanted, generator=augmenting)
         for start in range(0, len(chunk), settings.batch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +15,10 @@ import torch
 
 import weightaug as wa
 from benchmarks import figures, figures_samples
-from benchmarks.data.fit import initial_weights, siren_architecture
 from benchmarks.data.images import digits
+from benchmarks.data.sdf import Sampling
 from benchmarks.figures_curves import caption, group_cells, read_cells
-from benchmarks.figures_samples import augmentations, columns, fit_distances, load_samples
-from benchmarks.settings import CONVENTIONS
+from benchmarks.figures_samples import augmentations, columns, load_samples
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -40,7 +40,7 @@ def shown(samples):
 @pytest.fixture(scope="module")
 def solids():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures_samples, "SOLID_POINTS", 4096)
+        patch.setattr(figures_samples, "SOLIDS", replace(figures_samples.SOLIDS, sampling=Sampling(points=4096)))
         patch.setattr(figures_samples, "SLICE", 24)
         return load_samples("solids", (8, 0), steps=60)
 
@@ -158,18 +158,6 @@ def test_solids_are_drawn_with_the_zero_levels_and_colours_around_zero(solids):
     assert picture[~solids.inside].isnan().all()
     assert len(axes["Data/1"].collections) == 2
     assert by_label(shown)["SIREN bias"].psnr.min() > 80
-
-
-def test_fits_of_distances_get_better_and_do_not_influence_each_other():
-    convention = CONVENTIONS["siren"]
-    start = initial_weights(convention, siren_architecture(convention, (3, 8, 8, 1)), [1, 2])
-    points = torch.rand(2, 2048, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    distances = points.norm(dim=-1) - torch.tensor([[0.4], [0.7]])
-    together = fit_distances(start, points, distances, 150)
-    error = (together(points).squeeze(-1) - distances).square().mean(-1)
-    assert (error < (start(points).squeeze(-1) - distances).square().mean(-1) / 3).all()
-    alone = fit_distances(start[1:], points[1:], distances[1:], 150)
-    torch.testing.assert_close(alone.flatten(), together[1:].flatten(), atol=1e-3, rtol=0)
 
 
 def test_the_command_writes_both_formats(tmp_path, capsys):

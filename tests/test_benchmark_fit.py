@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.data import fit as fitting
 from benchmarks.data.images import digits, load_images, pixel_grid
-from benchmarks.settings import CONVENTIONS, FitSettings
+from benchmarks.settings import CONVENTIONS, ImageFitSettings
 from weightaug import Architecture, WeightSpaceElement
 
 pytest.importorskip("sklearn")
@@ -39,7 +39,7 @@ def test_gradients_are_those_of_autograd(convention):
 def test_steps_are_those_of_adam():
     element = start(2, dtype=torch.float64)
     grid, targets = pixel_grid(4, 4, dtype=torch.float64), torch.rand(2, 16, dtype=torch.float64)
-    fitted = fitting.fit(grid, targets, element, FitSettings(steps=25, target_psnr=math.inf))
+    fitted = fitting.fit(grid, targets, element, ImageFitSettings(steps=25, target_psnr=math.inf))
     params = [t.clone().requires_grad_() for t in element.tensors()]
     optimiser = torch.optim.Adam(params, lr=5e-4)
     for _ in range(25):
@@ -55,7 +55,7 @@ def test_a_batch_gives_what_each_network_gives_alone():
     # Networks that stop early leave the batch, so this also tests that the others do not notice.
     images = digits().values[:4].double().flatten(1)
     element, grid = start(4, dtype=torch.float64), pixel_grid(8, 8, dtype=torch.float64)
-    settings = FitSettings(steps=200, target_psnr=19.0)
+    settings = ImageFitSettings(steps=200, target_psnr=19.0)
     together = fitting.fit(grid, images, element, settings)
     assert len(set(together.steps.tolist())) > 1
     for i in range(4):
@@ -66,7 +66,7 @@ def test_a_batch_gives_what_each_network_gives_alone():
 
 def test_a_digit_is_reconstructed_with_40_db_in_the_papers_steps():
     images = digits().values[:2]
-    settings = FitSettings()
+    settings = ImageFitSettings()
     fitted = fitting.fit(pixel_grid(8, 8), images.flatten(1), start(2), settings)
     shown = fitted.element(pixel_grid(8, 8)).reshape(images.shape)
     psnr = -10 * (shown - images).square().mean((1, 2)).log10()
@@ -78,7 +78,7 @@ def test_a_digit_is_reconstructed_with_40_db_in_the_papers_steps():
 def test_the_standard_siren_fits_targets_from_minus_one_to_one():
     images = digits().values[:2]
     fitted = fitting.fit(
-        pixel_grid(8, 8), images.flatten(1) * 2 - 1, start(2, "siren"), FitSettings(convention_name="siren")
+        pixel_grid(8, 8), images.flatten(1) * 2 - 1, start(2, "siren"), ImageFitSettings(convention_name="siren")
     )
     shown = (fitted.element(pixel_grid(8, 8)).reshape(images.shape) + 1) / 2
     psnr = -10 * (shown - images).square().mean((1, 2)).log10()
@@ -118,7 +118,7 @@ def test_seeds_differ_by_sample_and_view_and_never_by_process():
 def test_other_networks_and_data_sets_are_refused():
     element = WeightSpaceElement.unflatten(relu := Architecture.mlp((2, 4, 1), "relu"), torch.zeros(1, 17))
     with pytest.raises(ValueError, match="sine"):
-        fitting.fit(pixel_grid(2, 2), torch.zeros(1, 4), element, FitSettings())
+        fitting.fit(pixel_grid(2, 2), torch.zeros(1, 4), element, ImageFitSettings())
     assert relu.num_parameters == 17
     with pytest.raises(ValueError, match="unknown data set 'cifar'; known: \\['digits', 'fashion-mnist'\\]"):
         load_images("cifar")

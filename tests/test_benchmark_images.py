@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks.data import images
-from benchmarks.data.store import Networks, chosen_images, parts_of
-from benchmarks.settings import FitSettings, TrainSettings
+from benchmarks.data.sources import source
+from benchmarks.data.store import Networks, Part, parts_of
+from benchmarks.settings import ImageFitSettings, TrainSettings
 from benchmarks.train import split_images
 from weightaug import Architecture, WeightSpaceElement
 
@@ -110,28 +111,32 @@ def test_the_real_files_are_the_official_ones():
 
 
 def test_every_split_gives_its_first_images():
-    assert chosen_images("fashion-mnist", FitSettings()) == (
+    assert source("fashion-mnist").chosen(ImageFitSettings()) == (
         range(55_000),
         range(55_000, 60_000),
         range(60_000, 70_000),
     )
-    few = chosen_images("fashion-mnist", FitSettings(images=(300, 20, 10)))
+    few = source("fashion-mnist").chosen(ImageFitSettings(images=(300, 20, 10)))
     assert few == (range(300), range(55_000, 55_020), range(60_000, 60_010))
     with pytest.raises(ValueError, match="1 to 5000 images of validation, got 5001"):
-        chosen_images("fashion-mnist", FitSettings(images=(300, 5001, 10)))
+        source("fashion-mnist").chosen(ImageFitSettings(images=(300, 5001, 10)))
     with pytest.raises(ValueError, match=r"fit\.limit"):
-        chosen_images("fashion-mnist", FitSettings(limit=5))
+        source("fashion-mnist").chosen(ImageFitSettings(limit=5))
     with pytest.raises(ValueError, match=r"fit\.images"):
-        chosen_images("digits", FitSettings(images=(3, 2, 1)))
+        source("digits").chosen(ImageFitSettings(images=(3, 2, 1)))
 
 
 def test_parts_cover_the_chosen_images_once(tmp_path):
-    settings = FitSettings(images=(300, 20, 10), batch=128)
-    covered = [i for part in parts_of("fashion-mnist", 0, settings, tmp_path) for i in range(part.first, part.last)]
-    assert covered == [i for chosen in chosen_images("fashion-mnist", settings) for i in chosen]
+    settings = ImageFitSettings(images=(300, 20, 10), batch=128)
+
+    def parts(some: ImageFitSettings) -> list[Part]:
+        return [part for split in parts_of("fashion-mnist", 0, some, tmp_path) for part in split]
+
+    covered = [i for part in parts(settings) for i in range(part.first, part.last)]
+    assert covered == [i for chosen in source("fashion-mnist").chosen(settings) for i in chosen]
     # A larger choice finds what a smaller one has made.
-    more = {p.path for p in parts_of("fashion-mnist", 0, FitSettings(images=(384, 20, 10), batch=128), tmp_path)}
-    less = {p.path for p in parts_of("fashion-mnist", 0, FitSettings(images=(256, 20, 10), batch=128), tmp_path)}
+    more = {part.path for part in parts(ImageFitSettings(images=(384, 20, 10), batch=128))}
+    less = {part.path for part in parts(ImageFitSettings(images=(256, 20, 10), batch=128))}
     assert less <= more
 
 

@@ -18,7 +18,7 @@ from benchmarks.data import quality
 from benchmarks.data.store import Networks, load_networks
 from benchmarks.published import INR_DEVIATIONS
 from benchmarks.run import Executor, JobsFailed
-from benchmarks.settings import PRESETS, ROWS, FitSettings, Settings, TrainSettings
+from benchmarks.settings import PRESETS, ROWS, ImageFitSettings, Settings, TrainSettings
 from weightaug import io
 
 pytest.importorskip("sklearn")
@@ -85,7 +85,12 @@ def test_the_table_shows_the_figures_of_the_files(run):
         for cell in table1.training_jobs(settings)
     ]
     for cell in cells:
-        outcome = {"status": "finished", "test_accuracy": 40.0 + cell.seed, "networks": {"train": 1, "validation": 1}}
+        outcome = {
+            "status": "finished",
+            "test_accuracy": 40.0 + cell.seed,
+            "classes": 10,
+            "networks": {"train": 1, "validation": 1},
+        }
         outcome["networks"]["test"] = 50
         if cell.row == "label_smoothing":
             outcome["test_accuracy"] += 3
@@ -127,7 +132,7 @@ def test_a_cell_whose_loss_is_no_number_is_recorded_as_diverged(run, tmp_path):
     _, settings = run
     cell = table1.training_jobs(settings)[0]
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
-    broken = dataclasses.replace(networks, element=networks.element.map(lambda t: t * torch.nan))
+    broken = dataclasses.replace(networks, element=networks.element[:].map(lambda t: t * torch.nan))
     steps: list[int] = []
     outcome = train.train(cell, broken, steps.append)
     assert outcome["status"] == "diverged"
@@ -151,10 +156,10 @@ def test_the_canonical_row_turns_a_copy_in_other_symmetries_into_the_same_networ
     cell = next(c for c in table1.training_jobs(settings) if c.row == "canonical")
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
     generator = torch.Generator().manual_seed(0)
-    moved = wa.Compose((wa.Permute(), wa.SirenNegation(), wa.SirenBias()))(networks.element, generator=generator)
+    moved = wa.Compose((wa.Permute(), wa.SirenNegation(), wa.SirenBias()))(networks.element[:], generator=generator)
     other = dataclasses.replace(networks, element=moved)
     here, there = (train.prepare(cell, n).networks.element.flatten() for n in (networks, other))
-    assert not torch.allclose(networks.element.flatten(), moved.flatten(), atol=1e-3)
+    assert not torch.allclose(networks.element[:].flatten(), moved.flatten(), atol=1e-3)
     torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
 
 
@@ -184,7 +189,9 @@ def test_the_pool_of_partners_is_what_the_settings_say(run, pool, views, expecte
 def test_partners_of_all_views_are_networks_of_training_images(run, tmp_path):
     _, settings = run
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
-    both = dataclasses.replace(networks, element=wa.cat([networks.element, networks.element.map(lambda t: t + 1)]))
+    both = dataclasses.replace(
+        networks, element=wa.cat([networks.element[:], networks.element[:].map(lambda t: t + 1)])
+    )
     both = dataclasses.replace(both, views=2)
     cell = next(c for c in table1.training_jobs(settings) if c.row == "aligned_mixup")
     cell = dataclasses.replace(cell, pool_views=2, folder=tmp_path)
@@ -221,7 +228,7 @@ def test_the_relation_transformer_trains_and_can_be_repeated(run):
 
 
 def test_the_preset_paper_has_the_papers_epochs_and_rates():
-    settings = PRESETS["paper"]
+    settings = dataclasses.replace(PRESETS["paper"], datasets=("fashion-mnist",))
     cells = {(c.model, c.views): c for c in table1.training_jobs(settings) if c.row == "none" and c.seed == 0}
     assert {key: cell.train.epochs for key, cell in cells.items()} == {
         ("dws", 1): 300,
@@ -232,6 +239,8 @@ def test_the_preset_paper_has_the_papers_epochs_and_rates():
     assert cells["dws", 1].train.learning_rate == 5e-3
     assert cells["relation-transformer", 1].train.learning_rate == 1e-3
     assert len(table1.fitting_jobs(settings)) == 10 * 560
+    shapes = dataclasses.replace(settings, datasets=("solids",), models=("dws",))
+    assert {(cell.views, cell.train.epochs) for cell in table1.training_jobs(shapes)} == {(1, 250), (10, 250)}
 
 
 def test_parts_of_a_job_list_are_the_whole(run):
@@ -268,10 +277,20 @@ def test_networks_far_from_the_published_ones_are_warned_of(run):
     assert "| layer1.weight | 0.0363 | 0.0324 | +12 % |" in quality.table("fashion-mnist", statistics)
 
 
-def test_missing_data_stop_the_run_with_one_message(tmp_path):
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("fashion-mnist", r"train-images-idx3-ubyte.gz: missing"),
+        (
+            "modelnet10",
+            r"expected ModelNet10\*.zip or a folder ModelNet10, here or in modelnet10/; get ModelNet10.zip from",
+        ),
+    ],
+)
+def test_missing_data_stop_the_run_with_one_message(tmp_path, dataset, message):
     arguments = ["--preset", "small", "--data-dir", str(tmp_path), "--output", str(tmp_path / "runs")]
-    with pytest.raises(SystemExit, match=r"train-images-idx3-ubyte.gz: missing"):
-        table1.main(arguments)
+    with pytest.raises(SystemExit, match=message):
+        table1.main([*arguments, "--datasets", dataset])
 
 
 def test_ray_says_what_to_install_where_it_is_missing(monkeypatch):
@@ -316,8 +335,8 @@ def test_rows_see_the_same_networks_in_the_same_order():
     assert arch == networks.architecture
     targets = torch.eye(50)
     settings = TrainSettings(batch=8, augment_batch=16)
-    plain = list(train._batches(networks, targets, None, settings, *generators[:2]))
-    flipped = list(train._batches(networks, targets, wa.SirenNegation(), settings, *generators[2:]))
+    plain = list(train._batches(networks, torch.arange(50), targets, None, settings, *generators[:2]))
+    flipped = list(train._batches(networks, torch.arange(50), targets, wa.SirenNegation(), settings, *generators[2:]))
     assert len(plain) == len(flipped) == 6
     for (a, wanted_a), (b, wanted_b) in zip(plain, flipped, strict=True):
         assert torch.equal(wanted_a, wanted_b)
@@ -364,7 +383,7 @@ def test_a_preset_is_the_default_of_every_option():
     assert chosen.train.epochs == 7
     assert chosen.rows == ("none", "mixup")
     assert chosen.seeds == (4,)
-    assert chosen.fit == PRESETS["smoke"].fit != FitSettings()
+    assert chosen.fit == PRESETS["smoke"].fit != ImageFitSettings()
 
 
 def test_unknown_rows_are_refused():

@@ -290,7 +290,7 @@ def test_shards_with_other_tensors(folder: Path) -> None:
     tensors = load_file(path)
     for broken, message in (
         ({k: v for k, v in tensors.items() if k != "labels"}, "expected the tensors .*'labels'.*, got"),
-        ({**tensors, "labels": tensors["labels"].int()}, r"labels: expected int64 of shape \(3,\), got torch.int32"),
+        ({**tensors, "labels": tensors["labels"].int()}, r"labels: expected int64 of shape \(3,\), got int32"),
     ):
         save_file(broken, path, metadata=header)
         content["shards"][0]["bytes"] = path.stat().st_size
@@ -406,3 +406,44 @@ def test_opening_takes_no_private_memory(tmp_path: Path) -> None:
     batch = data.__getitems__([3, 1])
     assert batch.batch_shape == (2,)
     assert private() - before < 8e6
+
+
+# -- several folders ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in "abc"]
+    for number, path in enumerate(paths):
+        element, labels = random_element(SIREN, (3 + number,), seed=number), torch.arange(3 + number) + 10 * number
+        save(path, element, labels, columns={"view": labels % 2}, metadata={"part": number}, shard_size=2)
+    return paths
+
+
+def test_several_folders_are_one_data_set(folders):
+    data = WeightSpaceDataset(*folders)
+    whole = cat([load(path).element for path in folders])
+    assert [(f.path, f.size, f.metadata) for f in data.folders] == [
+        (path, 3 + number, {"part": number}) for number, path in enumerate(folders)
+    ]
+    assert len(data) == 12
+    assert_same(data.element, whole)
+    assert data.labels.tolist() == [0, 1, 2, 10, 11, 12, 13, 20, 21, 22, 23, 24]
+    order = torch.tensor([11, 3, 2, 3, -1])
+    element, labels = data.__getitems__(order)
+    assert_same(element, whole[order])
+    assert_same(data.networks(order), whole[order])
+    assert labels.tolist() == [24, 10, 2, 10, 24]
+    assert_same(pickle.loads(pickle.dumps(data)).element, whole)
+    assert repr(data) == f"WeightSpaceDataset('{folders[0]}', '{folders[1]}', ..., 12 networks, labels=True)"
+    with pytest.raises(ValueError, match=r"/b: expected the metadata of .*/a"):
+        data.metadata  # noqa: B018
+
+
+def test_folders_that_do_not_fit_together_are_named(folders, tmp_path):
+    save(tmp_path / "other", random_element(RESIDUAL, (2,)))
+    with pytest.raises(ValueError, match=r"/other: expected the architecture of .*/a"):
+        WeightSpaceDataset(folders[0], tmp_path / "other")
+    save(tmp_path / "bare", random_element(SIREN, (2,)))
+    with pytest.raises(ValueError, match=r"/bare: expected the tensors of .*/a"):
+        WeightSpaceDataset(folders[0], tmp_path / "bare")

@@ -29,7 +29,7 @@ from torch import Tensor
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement, cat
 
-__all__ = ["Stored", "WeightSpaceDataset", "append", "load", "save"]
+__all__ = ["Folder", "Stored", "WeightSpaceDataset", "append", "load", "save"]
 
 _FORMAT = "weightaug.dataset"
 _VERSION = 1
@@ -55,6 +55,20 @@ class Stored(NamedTuple):
     element: WeightSpaceElement
     labels: Tensor | None
     columns: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+class Folder(NamedTuple):
+    """One folder of a :class:`WeightSpaceDataset`.
+
+    Attributes:
+        path: The folder.
+        size: Number of its networks.
+        metadata: The caller's JSON, as it was saved.
+    """
+
+    path: Path
+    size: int
     metadata: dict[str, Any]
 
 
@@ -290,37 +304,67 @@ def load(path: _Path, *, verify: bool = True) -> Stored:
 
 
 class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
-    """A memory-mapped data set of networks.
+    """A memory-mapped data set of networks, in one folder or in several that make one data set together.
 
     An item is ``(element, label)``, or the element alone in a data set without labels. A batch is made with one
     index operation per tensor and shard; give ``weightaug.collate`` to the DataLoader, so that it passes
     through. Items are copies, so in-place changes reach neither the file nor the next epoch. Pickling, for
-    worker processes, moves the path only.
+    worker processes, moves the paths only.
 
     Args:
         path: A folder that :func:`save` wrote.
+        *more: Further folders, whose networks follow: parts that several processes have made. They must agree in
+            everything but their metadata.
         verify: Whether to compare the checksums of the shards, which reads them once. Sizes, shapes and dtypes
             are checked in any case.
 
     Raises:
         FileNotFoundError: If there is no data set, or a shard is gone.
-        ValueError: If a file is corrupt, truncated, changed, or no part of this data set.
+        ValueError: If a file is corrupt, truncated, changed, or no part of this data set, or if the folders do not
+            fit together.
     """
 
-    def __init__(self, path: _Path, *, verify: bool = True) -> None:
-        self.path = Path(path)
-        manifest = _read_manifest(self.path)
-        self.settings: dict[str, Any] = manifest["settings"]
-        self._checksum: str = manifest["sha256"]
+    def __init__(self, path: _Path, *more: _Path, verify: bool = True) -> None:
+        self.paths = tuple(Path(p) for p in (path, *more))
+        self.settings: dict[str, Any] = _read_manifest(self.paths[0])["settings"]
         self.architecture = Architecture.from_dict(self.settings["architecture"])
-        self._counts: list[int] = [shard["count"] for shard in manifest["shards"]]
-        self._shards = [_open_shard(self.path, shard, self.settings, verify) for shard in manifest["shards"]]
+        self._checksums: list[str] = []
+        self._counts: list[int] = []
+        self._shards: list[_Shard] = []
+        folders = []
+        for folder in self.paths:
+            manifest = _read_manifest(folder)
+            settings, shards = manifest["settings"], manifest["shards"]
+            self._check_fits(folder, settings)
+            self._checksums.append(manifest["sha256"])
+            self._counts += [shard["count"] for shard in shards]
+            self._shards += [_Shard(folder, shard, settings, verify) for shard in shards]
+            folders.append(Folder(folder, sum(shard["count"] for shard in shards), settings["metadata"]))
+        self.folders = tuple(folders)
         self._starts = torch.tensor([0, *self._counts]).cumsum(0)
+
+    def _check_fits(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        for key in ("architecture", "tensors", "single"):
+            if settings[key] != self.settings[key]:
+                raise ValueError(
+                    f"{folder}: expected the {key} of {self.paths[0]}, {self.settings[key]}, got {settings[key]}; "
+                    "open the folders one by one"
+                )
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The caller's JSON, as it was saved."""
-        metadata: dict[str, Any] = self.settings["metadata"]
+        """The caller's JSON, as it was saved.
+
+        Raises:
+            ValueError: If folders differ in it.
+        """
+        metadata = self.folders[0].metadata
+        for folder in self.folders:
+            if folder.metadata != metadata:
+                raise ValueError(
+                    f"{folder.path}: expected the metadata of {self.paths[0]}, {metadata}, got {folder.metadata}; "
+                    "read them from `folders`"
+                )
         return metadata
 
     @property
@@ -344,7 +388,7 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         parts = [shard[name] for shard in self._shards]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _element(self, tensors: Mapping[str, Tensor]) -> WeightSpaceElement:
+    def _element(self, tensors: Mapping[str, Tensor] | _Shard) -> WeightSpaceElement:
         layers = self.architecture.layers
         return WeightSpaceElement(
             self.architecture,
@@ -367,26 +411,40 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         Raises:
             IndexError: If an index is out of range.
         """
-        rows = self._check_indices(indices)
         names = [name for name in self.settings["tensors"] if name.startswith(_PARAMETER) or name == _LABELS]
-        if len(self._shards) == 1:
-            batch = {name: self._shards[0][name].index_select(0, rows) for name in names}
-        else:
-            batch = self._gather(rows, names)
+        batch = self._rows(indices, names)
         element = self._element(batch)
         return (element, batch[_LABELS]) if _LABELS in batch else element
+
+    def networks(self, indices: Sequence[int] | Tensor) -> WeightSpaceElement:
+        """A batch of networks alone.
+
+        Args:
+            indices: Which, ``(batch,)``; negative ones count from the end.
+
+        Raises:
+            IndexError: If an index is out of range.
+        """
+        return self._element(self._rows(indices, [n for n in self.settings["tensors"] if n.startswith(_PARAMETER)]))
+
+    def _rows(self, indices: Sequence[int] | Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        rows = self._check_indices(indices)
+        if len(self._shards) == 1:
+            return {name: self._shards[0][name].index_select(0, rows) for name in names}
+        return self._gather(rows, names)
 
     def _check_indices(self, indices: Sequence[int] | Tensor) -> Tensor:
         rows = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
         count = len(self)
         wrong = (rows < -count) | (rows >= count)
         if bool(wrong.any()):
-            raise IndexError(f"{self.path}: index {int(rows[wrong][0])} is out of range for {count} networks")
+            raise IndexError(f"{self.paths[0]}: index {int(rows[wrong][0])} is out of range for {count} networks")
         return torch.where(rows < 0, rows + count, rows)
 
     def _gather(self, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         shard_of = torch.searchsorted(self._starts, rows, right=True) - 1
-        batch = {name: t.new_empty(len(rows), *t.shape[1:]) for name, t in self._shards[0].items() if name in names}
+        like = {name: self._shards[0][name] for name in names}
+        batch = {name: t.new_empty(len(rows), *t.shape[1:]) for name, t in like.items()}
         for number in shard_of.unique().tolist():
             places = (shard_of == number).nonzero().squeeze(-1)
             local = rows[places] - self._starts[number]
@@ -395,19 +453,21 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         return batch
 
     def __repr__(self) -> str:
-        return f"WeightSpaceDataset({str(self.path)!r}, {len(self)} networks, labels={self.labels is not None})"
+        paths = ", ".join(repr(str(path)) for path in self.paths[:2]) + ", ..." * (len(self.paths) > 2)
+        return f"WeightSpaceDataset({paths}, {len(self)} networks, labels={_LABELS in self.settings['tensors']})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "checksum": self._checksum}
+        return {"paths": self.paths, "checksums": self._checksums}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # The shards were verified when this data set was first opened; reading them in every worker is not needed.
-        self.__init__(state["path"], verify=False)  # type: ignore[misc]
-        if self._checksum != state["checksum"]:
-            raise ValueError(
-                f"{self.path}: expected the data set with checksum {state['checksum'][:12]}, got "
-                f"{self._checksum[:12]}: it was written again since it was opened; open it again"
-            )
+        self.__init__(*state["paths"], verify=False)  # type: ignore[misc]
+        for path, expected, got in zip(self.paths, state["checksums"], self._checksums, strict=True):
+            if got != expected:
+                raise ValueError(
+                    f"{path}: expected the data set with checksum {expected[:12]}, got {got[:12]}: it was written "
+                    "again since it was opened; open it again"
+                )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -437,37 +497,67 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return valid
 
 
-def _open_shard(folder: Path, shard: Mapping[str, Any], settings: Mapping[str, Any], verify: bool) -> dict[str, Tensor]:
-    path = folder / shard["file"]
-    fix = "take the file from a copy, or delete the folder and save the data set again"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected this shard, which {_MANIFEST} names, got no such file; {fix}")
-    size = path.stat().st_size
-    if size != shard["bytes"]:
-        state = "truncated" if size < shard["bytes"] else "changed"
-        raise ValueError(f"{path}: expected {shard['bytes']} bytes, got {size}: the file is {state}; {fix}")
-    if verify and (checksum := _sha256(path)) != shard["sha256"]:
-        raise ValueError(
-            f"{path}: expected the sha256 {shard['sha256']}, got {checksum}: the file is corrupt or changed; {fix}"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, names = file.metadata() or {}, set(file.keys())
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a safetensors file, got {error}: the file is corrupt; {fix}") from error
-    if metadata.get("weightaug") != _digest(settings):
-        raise ValueError(
-            f"{path}: expected a shard with this data set's settings (architecture, dtypes, metadata; digest "
-            f"{_digest(settings)[:12]}), got one of other settings ({str(metadata.get('weightaug'))[:12]}); {fix}"
-        )
-    if names != set(settings["tensors"]):
-        raise ValueError(f"{path}: expected the tensors {sorted(settings['tensors'])}, got {sorted(names)}; {fix}")
-    for name, expected in settings["tensors"].items():
-        shape, dtype = (shard["count"], *expected["shape"]), expected["dtype"]
-        got = tensors[name]
-        if tuple(got.shape) != shape or str(got.dtype) != f"torch.{dtype}":
+# What safetensors calls the dtypes.
+_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+class _Shard:
+    """One mapped file; a tensor is made when it is first asked for, so thousands of shards cost next to nothing.
+
+    Args:
+        folder: Where it lies.
+        entry: What the manifest says of it.
+        settings: What the manifest says of all shards.
+        verify: Whether to compare the checksum, which reads the file.
+
+    Raises:
+        FileNotFoundError: If it is gone.
+        ValueError: If it is not what the manifest says.
+    """
+
+    __slots__ = ("_file", "_tensors")
+
+    def __init__(self, folder: Path, entry: Mapping[str, Any], settings: Mapping[str, Any], verify: bool) -> None:
+        path = folder / entry["file"]
+        fix = "take the file from a copy, or delete the folder and save the data set again"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: expected this shard, which {_MANIFEST} names, got no such file; {fix}")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            state = "truncated" if size < entry["bytes"] else "changed"
+            raise ValueError(f"{path}: expected {entry['bytes']} bytes, got {size}: the file is {state}; {fix}")
+        if verify and (checksum := _sha256(path)) != entry["sha256"]:
             raise ValueError(
-                f"{path}: {name}: expected {dtype} of shape {shape}, got {got.dtype} of {tuple(got.shape)}; {fix}"
+                f"{path}: expected the sha256 {entry['sha256']}, got {checksum}: the file is corrupt or changed; {fix}"
             )
-    return tensors
+        opened: Any = safe_open  # without types in safetensors
+        try:
+            self._file = opened(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a safetensors file, got {error}: the file is corrupt; {fix}") from error
+        self._tensors: dict[str, Tensor] = {}
+        digest = (self._file.metadata() or {}).get("weightaug")
+        if digest != _digest(settings):
+            raise ValueError(
+                f"{path}: expected a shard with this data set's settings (architecture, dtypes, metadata; digest "
+                f"{_digest(settings)[:12]}), got one of other settings ({str(digest)[:12]}); {fix}"
+            )
+        names = set(self._file.keys())
+        if names != set(settings["tensors"]):
+            raise ValueError(f"{path}: expected the tensors {sorted(settings['tensors'])}, got {sorted(names)}; {fix}")
+        for name, expected in settings["tensors"].items():
+            shape, dtype = (entry["count"], *expected["shape"]), expected["dtype"]
+            header = self._file.get_slice(name)
+            got = tuple(header.get_shape()), _DTYPES.get(header.get_dtype(), header.get_dtype())
+            if got != (shape, dtype):
+                raise ValueError(f"{path}: {name}: expected {dtype} of shape {shape}, got {got[1]} of {got[0]}; {fix}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A view of the file."""
+        if name not in self._tensors:
+            self._tensors[name] = self._file.get_tensor(name)
+        return self._tensors[name]

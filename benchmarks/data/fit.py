@@ -90,20 +90,26 @@ def fit(
     ``settings.check_every`` steps); the others go on without it.
 
     Args:
-        coordinates: ``(points, inputs)``, for all networks alike.
+        coordinates: ``(points, inputs)`` for all networks alike, or ``(n, points, inputs)``.
         targets: ``(n, points)``, in the value range of the convention.
         start: Initial weights, ``(n,)``: a chain of sine layers with one output.
-        settings: Steps, learning rate, stop.
+        settings: Steps, learning rate, stop; how many of the points a step takes, in their order, from the start
+            again where too few are left.
         progress: Called with the number of networks that have just stopped.
+
+    Raises:
+        ValueError: If the networks are no such chains.
     """
     check_sirens(start.architecture)
+    count, points = targets.shape
     # On a CPU a few at a time, so that what the sines give stays in the cache.
-    count = len(targets)
-    few = max(1, 2**14 // targets.shape[1]) if targets.device.type == "cpu" else max(1, count)
-    parts = [
-        _fit_few(coordinates, targets[i : i + few], start[i : i + few], settings, progress)
-        for i in range(0, max(count, 1), few)
-    ]
+    few = max(1, 2**14 // (settings.points_per_step or points)) if targets.device.type == "cpu" else max(1, count)
+    parts = []
+    for first in range(0, max(count, 1), few):
+        some = slice(first, first + few)
+        own = coordinates if coordinates.dim() == 2 else coordinates[some]
+        data = own.to(start.dtype), targets[some].to(start.dtype)
+        parts.append(_fit_few(*data, start[some], settings, progress))
     element, psnr, steps = zip(*parts, strict=True)
     return Fitted(cat(element), torch.cat(psnr), torch.cat(steps))
 
@@ -116,21 +122,27 @@ def _fit_few(
     progress: Callable[[int], None],
 ) -> Fitted:
     low, high = settings.convention.target_range
-    architecture = start.architecture
-    omegas = [space.activation.omega for space in architecture.hidden if space.activation]
+    offset = start.architecture.output_offset
+    omegas = [space.activation.omega for space in start.architecture.hidden if space.activation]
     params = [t.clone() for t in start.tensors()]  # weight, bias, weight, bias, ...
     first_moment = [torch.zeros_like(p) for p in params]
     second_moment = [torch.zeros_like(p) for p in params]
 
-    count = len(targets)
+    count, points = targets.shape
+    size = min(settings.points_per_step or points, points)
     result = [torch.empty_like(p) for p in params]
     psnr = targets.new_empty(count)
     steps = torch.zeros(count, dtype=torch.int64, device=targets.device)
     active = torch.arange(count, device=targets.device)
 
     for step in range(settings.steps + 1):
-        error, gradients = _error_and_gradients(params, omegas, architecture.output_offset, coordinates, targets)
         ending = step == settings.steps
+        if ending:
+            error = torch.stack([_error(params, omegas, offset, *b) for b in _batches(coordinates, targets, size)])
+            error, gradients = error.mean(0), []
+        else:
+            some = _batch(coordinates, targets, size, step)
+            error, gradients = _error_and_gradients(params, omegas, offset, *some)
         if ending or step % settings.check_every == 0:
             reached = 10 * torch.log10((high - low) ** 2 / error.clamp_min(1e-20))
             # A network that diverged has PSNR nan and runs to the end; the caller sees it in the PSNR.
@@ -142,16 +154,28 @@ def _fit_few(
                     out[where] = p[done]
                 psnr[where], steps[where] = reached[done], step
                 active, targets = active[stay], targets[stay]
+                coordinates = coordinates if coordinates.dim() == 2 else coordinates[stay]
                 params, first_moment, second_moment, gradients = (
                     [t[stay] for t in tensors] for tensors in (params, first_moment, second_moment, gradients)
                 )
                 progress(finished)
             if not len(active):
                 break
+        if settings.weight_decay:
+            torch._foreach_mul_(params, 1 - settings.learning_rate * settings.weight_decay)
         _adam_step(params, gradients, first_moment, second_moment, step + 1, settings.learning_rate)
 
-    element = WeightSpaceElement(architecture, tuple(result[0::2]), tuple(result[1::2]))
-    return Fitted(element, psnr, steps)
+    return Fitted(WeightSpaceElement(start.architecture, tuple(result[0::2]), tuple(result[1::2])), psnr, steps)
+
+
+def _batch(coordinates: Tensor, targets: Tensor, size: int, step: int) -> tuple[Tensor, Tensor]:
+    """The points of one step; what is left over behind the last whole batch is never used."""
+    first = step % (targets.shape[1] // size) * size
+    return coordinates[..., first : first + size, :], targets[:, first : first + size]
+
+
+def _batches(coordinates: Tensor, targets: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    return [_batch(coordinates, targets, size, step) for step in range(targets.shape[1] // size)]
 
 
 def check_sirens(architecture: Architecture) -> None:
@@ -164,6 +188,15 @@ def check_sirens(architecture: Architecture) -> None:
     biases = all(layer.bias for layer in architecture.layers)
     if not architecture.is_chain or set(names) != {"sine"} or not biases or architecture.outputs[0].size != 1:
         raise ValueError(f"the fitter takes chains of sine layers with biases and one output, got {architecture!r}")
+
+
+def _error(params: list[Tensor], omegas: list[float], offset: float, coordinates: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of each network ``(n,)``."""
+    values = coordinates.expand(len(targets), -1, -1)
+    for weight, bias, omega in zip(params[0:-2:2], params[1:-2:2], omegas, strict=True):
+        values = torch.baddbmm(bias.unsqueeze(1), values, weight.mT).mul_(omega).sin_()
+    output = torch.baddbmm(params[-1].unsqueeze(1), values, params[-2].mT).squeeze(-1)
+    return output.add_(offset).sub_(targets).square_().mean(-1)
 
 
 def _error_and_gradients(

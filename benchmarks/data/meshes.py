@@ -433,7 +433,7 @@ def _is_watertight(faces: Array) -> bool:
 
 def _orient(mesh: Mesh) -> tuple[Array, Array]:
     """The faces with one orientation per patch, outward, and the patch of each."""
-    faces, patch = _igl().bfs_orient(mesh.faces)
+    faces, patch = require_igl().bfs_orient(mesh.faces)
     a, b, c = (mesh.vertices[faces[:, k]] for k in range(3))
     normal, centre = np.cross(b - a, c - a), (a + b + c) / 3
     weight = np.linalg.norm(normal, axis=1)
@@ -471,7 +471,7 @@ def _winding(vertices: Array, faces: Array, points: Array) -> Array:
     """Generalised winding number of faces around points: of closed surfaces 1 inside, 0 outside."""
     if not len(faces):
         return np.zeros(len(points))
-    result: Array = _igl().fast_winding_number(vertices, faces, points)
+    result: Array = require_igl().fast_winding_number(vertices, faces, points)
     return result
 
 
@@ -482,7 +482,7 @@ def signed_distance(surface: Surface, points: Array) -> Array:
     used: some versions multiply the distance with the approximate winding number (libigl pull request 2348).
     """
     points = np.ascontiguousarray(points, np.float64)
-    squared, _, _ = _igl().point_mesh_squared_distance(points, surface.vertices, surface.faces)
+    squared, _, _ = require_igl().point_mesh_squared_distance(points, surface.vertices, surface.faces)
     distance = np.sqrt(np.maximum(squared, 0))
     winding = _winding(surface.vertices, surface.signing, points)
     result: Array = np.where(np.abs(winding) > 0.5, -distance, distance)
@@ -588,7 +588,7 @@ def prepare(
         ImportError: If libigl, or tqdm for the bar, is not installed.
     """
     sampling = sampling or Sampling()
-    _igl()  # at once, and not after the first mesh
+    require_igl()  # at once, and not after the first mesh
     shapes, skipped = [], []
     for sample in _bar(samples) if progress else samples:
         try:
@@ -606,7 +606,12 @@ def _bar(samples: Sequence[ShapeSample]) -> Iterator[ShapeSample]:
     yield from tqdm(samples, desc="signed distances", unit="mesh")
 
 
-def _igl() -> Any:
+def require_igl() -> Any:
+    """The module igl.
+
+    Raises:
+        ImportError: If it is not installed, or too old.
+    """
     try:
         import igl
     except ImportError as error:

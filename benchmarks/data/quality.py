@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from benchmarks.data.store import Networks
 from benchmarks.published import INR_DEVIATIONS
+from weightaug import WeightSpaceElement
 
 TOLERANCE = 0.10  # relative difference of a deviation from the published one, above which there is a warning
+
+
+PIECE = 20_000  # networks that are looked at at once
+
+
+class _Moments:
+    """Sums over the entries of each tensor, piece by piece."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, element: WeightSpaceElement) -> None:
+        for name, tensor in element.named_tensors():
+            values = tensor.double()
+            sums = torch.stack([torch.tensor(float(values.numel())), values.sum(), values.square().sum()])
+            self._sums[name] = self._sums.get(name, 0) + sums
+
+    def deviations(self) -> dict[str, float]:
+        result = {}
+        for name, sums in self._sums.items():
+            count, total, squares = sums.tolist()
+            if count > 1:
+                result[name] = math.sqrt(max(squares - total**2 / count, 0) / (count - 1))
+        return result
 
 
 def statistics_of(networks: Networks) -> dict[str, Any]:
@@ -17,16 +43,21 @@ def statistics_of(networks: Networks) -> dict[str, Any]:
 
     Networks whose fit diverged are counted under ``not_finite`` and left out of everything else.
     """
-    finite = networks.psnr.isfinite()
-    for tensor in networks.element.tensors():
-        finite &= tensor.flatten(1).isfinite().all(1)
-    psnr, element = networks.psnr[finite].double(), networks.element[finite]
+    finite, moments = networks.psnr.isfinite(), _Moments()
+    for start in range(0, len(finite), PIECE):
+        piece = networks.element[start : start + PIECE]
+        here = finite[start : start + PIECE]
+        for tensor in piece.tensors():
+            here &= tensor.flatten(1).isfinite().all(1)
+        moments.add(piece[here])
+    psnr = networks.psnr[finite].double()
     quantiles = psnr.quantile(torch.tensor([0.0, 0.05, 0.5, 0.95], dtype=torch.float64)).tolist() if len(psnr) else []
     return {
         "networks": len(networks.psnr),
         "not_finite": int((~finite).sum()),
         "psnr": dict(zip(("least", "5 %", "median", "95 %"), quantiles, strict=False)),
-        "deviations": {name: float(t.double().std()) for name, t in element.named_tensors()},
+        "deviations": moments.deviations(),
+        "skipped": [list(entry) for entry in networks.skipped],
     }
 
 
@@ -39,6 +70,7 @@ def table(dataset: str, statistics: dict[str, Any]) -> str:
         + ", ".join(f"{name} {value:.1f}" for name, value in psnr.items())
         + (f"; {statistics['not_finite']} diverged" if statistics["not_finite"] else "")
         + ".",
+        *(f"Skipped {name}: {reason}." for name, reason in statistics["skipped"]),
         "",
         "| standard deviation of | here |" + (" published | difference |" if published else ""),
         "|---|---:|" + ("---:|---:|" if published else ""),
@@ -52,13 +84,17 @@ def table(dataset: str, statistics: dict[str, Any]) -> str:
 
 
 def warnings(dataset: str, statistics: dict[str, Any]) -> list[str]:
-    """One line for every tensor whose deviation is far from the published one, and for diverged fits."""
+    """Lines on deviations far from the published ones, on samples that could not be read, and on diverged fits."""
     lines = [
         f"warning: {dataset}, {name}: deviation {statistics['deviations'][name]:.4f}, published {expected:.4f}, more "
         f"than {100 * TOLERANCE:.0f} % apart"
         for name, expected in INR_DEVIATIONS.get(dataset, {}).items()
         if name in statistics["deviations"] and abs(statistics["deviations"][name] / expected - 1) > TOLERANCE
     ]
+    if statistics["skipped"]:
+        lines.append(
+            f"warning: {dataset}: {len(statistics['skipped'])} samples could not be read, and are listed above"
+        )
     if statistics["not_finite"]:
         lines.append(f"warning: {dataset}: {statistics['not_finite']} fits diverged")
     return lines

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,27 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
-from benchmarks.data.images import Images, load_images, pixel_grid, source
-from benchmarks.settings import FitSettings
-from weightaug import WeightSpaceElement, cat, io
+from benchmarks.data.sources import Source, source
+from benchmarks.settings import DatasetName, FitSettings
+from weightaug import Architecture, WeightSpaceElement, io
 
 
 @dataclass(frozen=True)
 class Part:
-    """A few images of one view of a data set: the job of fitting one network to each.
+    """A few samples of one view of a data set: the job of fitting one network to each.
 
     Args:
-        dataset: Name of the images.
-        view: Which of the networks per image.
-        first: Index of the first image.
-        last: Index after the last image.
+        dataset: Name of the data set.
+        view: Which of the networks per sample.
+        first: Number of the first sample.
+        last: Number after the last sample.
         fit: How they are fitted.
         folder: Folder of all fitted networks.
-        data_dir: Where the images lie; None for their usual place.
+        data_dir: Where the data lie; None for their usual place.
         device: Where they are fitted.
     """
 
-    dataset: str
+    dataset: DatasetName
     view: int
     first: int
     last: int
@@ -48,19 +47,25 @@ class Part:
     device: str = "cpu"
 
     @property
+    def source(self) -> Source:
+        """The data set."""
+        return source(self.dataset, self.data_dir)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the networks, beside the index of the image."""
+        """All that decides the networks, beside the numbers of the samples."""
         fitting = asdict(self.fit) | {"convention": asdict(self.fit.convention)}
-        for key in ("batch", "limit", "images"):  # which networks are made, and with whom, but not what they are
+        for key in self.fit.CHOICE:  # which networks are made, and with whom, but not what they are
             del fitting[key]
         if fitting["convention"]["coordinates"] == "xy":  # said since "ij" exists; older networks stay valid
             del fitting["convention"]["coordinates"]
-        return plain({"dataset": self.dataset, "view": self.view, "fit": fitting})
+        return plain({"dataset": self.dataset, **self.source.identity, "view": self.view, "fit": fitting})
 
     @property
     def path(self) -> Path:
         """Where the part lies. Other settings lie elsewhere, so nothing is ever mixed up."""
-        name = f"{self.dataset}-{self.fit.convention_name}-{short_hash(self.settings['fit'])}"
+        settings = self.settings
+        name = f"{self.dataset}-{self.fit.convention_name}-{short_hash(settings['fit'] | self.source.identity)}"
         return self.folder / name / f"view{self.view}" / f"{self.first:06d}-{self.last:06d}"
 
     @property
@@ -70,19 +75,19 @@ class Part:
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Fits the networks and writes them."""
-        images = images_of(self.dataset, self.data_dir)
-        values, labels = images.values[self.first : self.last], images.labels[self.first : self.last]
-        height, width = values.shape[1:]
-        grid = pixel_grid(height, width, order=self.fit.convention.coordinates)
-        low, high = self.fit.convention.target_range
-        architecture = siren_architecture(self.fit.convention, (2, *self.fit.hidden, 1))
-        seeds = [seed_of(self.fit.seed, self.dataset, self.view, i) for i in range(self.first, self.last)]
-        start = initial_weights(self.fit.convention, architecture, seeds)
-        targets = values.flatten(1) * (high - low) + low
-        fitted = fit(grid.to(self.device), targets.to(self.device), start.to(self.device), self.fit, progress=progress)
-        columns = {"psnr": fitted.psnr.cpu(), "steps": fitted.steps.cpu()}
+        read = self.source.read(range(self.first, self.last), self.fit, self.folder.parent / "distances")
+        progress(len(read.skipped))
+        architecture = siren_architecture(self.fit.convention, (self.source.inputs, *self.fit.hidden, 1))
+        seeds = [seed_of(self.fit.seed, self.dataset, self.view, key) for key in read.keys]
+        start = initial_weights(self.fit.convention, architecture, seeds).to(self.device)
+        targets = (read.coordinates.to(self.device), read.values.to(self.device))
+        fitted = fit(*targets, start, self.fit, progress=progress)
+        columns, metadata = {"psnr": fitted.psnr.cpu(), "steps": fitted.steps.cpu()}, self.settings
+        if self.source.skips:
+            columns["sample"] = read.samples
+            metadata["skipped"] = plain(read.skipped)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        io.save(self.path, fitted.element.to("cpu"), labels, columns=columns, metadata=self.settings)
+        io.save(self.path, fitted.element.to("cpu"), read.labels, columns=columns, metadata=metadata)
 
 
 def plain(data: Any) -> Any:
@@ -95,87 +100,105 @@ def short_hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
 
-@lru_cache(maxsize=2)
-def images_of(dataset: str, data_dir: Path | None) -> Images:
-    """The images of a data set, read once."""
-    return load_images(dataset, data_dir)
-
-
-def chosen_images(dataset: str, settings: FitSettings) -> tuple[range, ...]:
-    """The images that networks are fitted to: one range, or the three of the official splits.
-
-    Raises:
-        ValueError: If there are not so many.
-    """
-    known = source(dataset)
-    if known.splits is None:
-        if settings.images is not None:
-            raise ValueError(f"{dataset} has no official splits, of which fit.images are the sizes; use fit.limit")
-        return (range(known.count)[: settings.limit],)
-    if settings.limit is not None:
-        raise ValueError(f"{dataset} has official splits; choose their sizes with fit.images, not fit.limit")
-    if settings.images is None:
-        return known.splits
-    for name, wanted, split in zip(("train", "validation", "test"), settings.images, known.splits, strict=True):
-        if not 0 < wanted <= len(split):
-            raise ValueError(f"{dataset}: expected 1 to {len(split)} images of {name}, got {wanted}")
-    return tuple(split[:count] for split, count in zip(known.splits, settings.images, strict=True))
-
-
 def parts_of(
-    dataset: str, view: int, settings: FitSettings, folder: Path, data_dir: Path | None = None, device: str = "cpu"
-) -> list[Part]:
-    """The jobs that make one view of a data set."""
+    dataset: DatasetName,
+    view: int,
+    settings: FitSettings,
+    folder: Path,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+) -> list[list[Part]]:
+    """The jobs that make one view of a data set: one list, or one each of those to train, validate and test on."""
     return [
-        Part(dataset, view, first, min(first + settings.batch, chosen.stop), settings, folder, data_dir, device)
-        for chosen in chosen_images(dataset, settings)
-        for first in range(chosen.start, chosen.stop, settings.batch)
+        [
+            Part(dataset, view, first, min(first + settings.batch, chosen.stop), settings, folder, data_dir, device)
+            for first in range(chosen.start, chosen.stop, settings.batch)
+        ]
+        for chosen in source(dataset, data_dir).chosen(settings)
     ]
+
+
+class NetworkReader:
+    """Networks on disk that are read batch by batch, like an element that is indexed.
+
+    Args:
+        data: The files.
+    """
+
+    def __init__(self, data: io.WeightSpaceDataset) -> None:
+        self._data = data
+
+    @property
+    def architecture(self) -> Architecture:
+        """Of the networks."""
+        return self._data.architecture
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: Tensor | slice) -> WeightSpaceElement:
+        """A batch of networks, in memory of its own."""
+        return self._data.networks(torch.arange(len(self))[index] if isinstance(index, slice) else index)
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Fitted networks of one data set, view after view, in the order of the images.
+    """Fitted networks of one data set, view after view, in the order of the samples.
 
     Attributes:
-        element: ``(views * images,)``.
-        labels: int64 ``(images,)``.
-        psnr: In dB, ``(views * images,)``.
+        element: ``(views * samples,)``, on disk or in memory.
+        labels: int64 ``(samples,)``.
+        psnr: In dB, ``(views * samples,)``.
         views: Number of views.
         classes: Number of classes.
-        splits: How many of the images are to train, validate and test on, in this order; None if they are in
+        splits: How many of the samples are to train, validate and test on, in this order; None if they are in
             one heap.
+        skipped: Name and reason of every sample that could not be read.
     """
 
-    element: WeightSpaceElement
+    element: WeightSpaceElement | NetworkReader
     labels: Tensor
     psnr: Tensor
     views: int
     classes: int
-    splits: tuple[int, int, int] | None = None
+    splits: tuple[int, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
-def load_networks(dataset: str, views: int, settings: FitSettings, folder: Path) -> Networks:
-    """Reads the first views of a data set.
+def load_networks(
+    dataset: DatasetName, views: int, settings: FitSettings, folder: Path, data_dir: Path | None = None
+) -> Networks:
+    """Opens the first views of a data set; their checksums are compared, and no network is kept in memory.
 
     Raises:
         FileNotFoundError: If a part is missing.
         ValueError: If a part is corrupt or was fitted with other settings.
     """
-    elements, labels, psnr = [], [], []
-    for view in range(views):
-        for part in parts_of(dataset, view, settings, folder):
-            stored = io.load(part.path)
-            if stored.metadata != part.settings:
-                raise ValueError(
-                    f"{part.path}: fitted with other settings: expected {part.settings}, got {stored.metadata}; "
-                    "delete the folder, and it is made again"
-                )
-            assert stored.labels is not None
-            elements.append(stored.element)
-            psnr.append(stored.columns["psnr"])
-            if view == 0:
-                labels.append(stored.labels)
-    sizes = tuple(len(chosen) for chosen in chosen_images(dataset, settings))
+    by_view = [parts_of(dataset, view, settings, folder, data_dir) for view in range(views)]
+    parts = [part for view in by_view for split in view for part in split]
+    data = io.WeightSpaceDataset(*(part.path for part in parts))
+    counts, skipped = {}, []
+    for part, stored in zip(parts, data.folders, strict=True):
+        metadata = dict(stored.metadata)
+        missing = metadata.pop("skipped", [])
+        if metadata != part.settings:
+            raise ValueError(
+                f"{part.path}: fitted with other settings: expected {part.settings}, got {metadata}; "
+                "delete the folder, and it is made again"
+            )
+        counts[part] = stored.size
+        if part.view == 0:
+            skipped += [(name, reason) for name, reason in missing]
+    sizes = tuple(sum(counts[part] for part in split) for split in by_view[0])
+    columns, labels = data.columns, data.labels
+    assert labels is not None
+    if "sample" in columns and not torch.equal(*_views_and_first(columns["sample"], sum(sizes), views)):
+        raise ValueError(f"{parts[0].path.parent.parent}: views are of different samples; delete it, to be made again")
     splits = None if len(sizes) == 1 else sizes
-    return Networks(cat(elements), torch.cat(labels), torch.cat(psnr), views, source(dataset).classes, splits)
+    classes = source(dataset, data_dir).classes
+    return Networks(NetworkReader(data), labels[: sum(sizes)], columns["psnr"], views, classes, splits, tuple(skipped))
+
+
+def _views_and_first(samples: Tensor, count: int, views: int) -> tuple[Tensor, Tensor]:
+    """The samples of all views, and those of the first as often."""
+    return samples, samples[:count].repeat(views)
