@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, act
 from weightaug.matching import align_to, assign, canonicalize, distance, match, match_many, sinkhorn
+from weightaug.matching.assignment import assign_again
 from weightaug.matching.canonical import balance
 from weightaug.matching.descent import Pairs
 from weightaug.matching.rules import resolve
@@ -165,6 +166,17 @@ def test_same_start_and_order_as_git_rebasin(order):
         theirs, _ = weight_matching(a[i].weights, a[i].biases, b[i].weights, b[i].biases, order=order)
         for p, q in zip(ours.permutation, theirs, strict=True):
             assert torch.equal(p[i], q)
+
+
+@given(st.integers(0, 999), st.integers(1, 12), st.sampled_from([0.0, 0.1, 100.0]))
+def test_prices_change_no_assignment(seed, n, spread):
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randn(4, n, n, generator=generator, dtype=torch.float64)
+    prices = spread * torch.randn(4, n, generator=generator, dtype=torch.float64)
+    for _ in range(3):  # each call on a problem near the last one
+        found, prices = assign_again(score, prices)
+        assert torch.equal(found, assign(score))
+        score = score + 0.1 * torch.randn(score.shape, generator=generator, dtype=torch.float64)
 
 
 def test_both_orders_are_never_below_git_rebasin_in_random_order():

@@ -7,9 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightaug import Architecture, Dropout, GaussianNoise, LabelSmoothing, QuantileDropout, WeightSpaceElement
+from weightaug import (
+    Architecture,
+    Dropout,
+    GaussianNoise,
+    LabelSmoothing,
+    QuantileDropout,
+    WeightSpaceElement,
+    functional,
+)
 from weightaug.functional import quantile_dropout
 from weightaug.testing import elements, random_element
+from weightaug.transforms import draws
 
 ARCH = Architecture.siren((2, 32, 32, 1))
 
@@ -77,6 +86,28 @@ def test_random_quantiles_fill_their_range():
     assert q.shape == (500,)
     assert 0 <= float(q.min()) < 0.005
     assert 0.095 < float(q.max()) <= 0.1
+
+
+def test_batches_shared_out_among_threads_give_the_same_selection(monkeypatch):
+    values = torch.rand(7, 50, generator=torch.Generator().manual_seed(0))
+    alone = functional.smallest(values, 5)
+    monkeypatch.setattr(functional, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(functional.smallest(values, 5), alone)
+    assert torch.equal(alone, values.sort(-1).values[:, :5])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 4096])
+def test_words_are_uniform_and_odd_counts_are_fine(count):
+    element = random_element(ARCH, (count,))
+    for dtype, bits in ((torch.int32, 32), (torch.int64, 64)):
+        drawn = draws.words(element, (count, 3), generator(), dtype=dtype)
+        assert drawn.shape == (count, 3)
+        assert drawn.dtype == dtype
+        if count == 4096:  # every bit is set half the time, and no two neighbours are alike
+            shares = torch.stack([(drawn >> bit & 1).double().mean() for bit in range(bits)])
+            assert float((shares - 0.5).abs().max()) < 0.02
+            assert drawn.unique().numel() > 0.999 * drawn.numel()
 
 
 def test_no_limit_on_size():

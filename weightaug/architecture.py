@@ -229,6 +229,12 @@ class Architecture:
         layers: All layers, in the order in which an element stores their parameters.
         output_offset: Constant that is added to every output (0.5 in the INRs of DWSNets and the paper).
 
+    Attributes:
+        hidden: The hidden spaces, in the order that every per-space tuple follows.
+        inputs: The spaces that no layer writes.
+        outputs: The spaces that no layer reads.
+        num_parameters: Number of weights and biases of one network.
+
     Raises:
         ValueError: If a name is used twice or refers to nothing, a size is not positive, a hidden space is
             not both written and read, a fixed space is both, or the layers form a cycle.
@@ -238,6 +244,11 @@ class Architecture:
     layers: tuple[Layer, ...]
     output_offset: float = 0.0
 
+    # What follows from them. Every transform asks for it in every call, so it is worked out once.
+    hidden: tuple[Space, ...] = field(init=False, repr=False, compare=False)
+    inputs: tuple[Space, ...] = field(init=False, repr=False, compare=False)
+    outputs: tuple[Space, ...] = field(init=False, repr=False, compare=False)
+    num_parameters: int = field(init=False, repr=False, compare=False)
     wiring: Wiring = field(init=False, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
@@ -248,6 +259,10 @@ class Architecture:
         put(self, "output_offset", float(self.output_offset))
         self._check_fields()
         put(self, "wiring", self._wire())
+        for kind in ("hidden", "inputs", "outputs"):
+            put(self, kind, tuple(self.spaces[i] for i in getattr(self.wiring, kind)))
+        shapes = [s for l in range(len(self.layers)) for s in (self.weight_shape(l), self.bias_shape(l)) if s]
+        put(self, "num_parameters", sum(math.prod(shape) for shape in shapes))
         put(self, "_hash", hash((self.spaces, self.layers, self.output_offset)))
 
     def __hash__(self) -> int:
@@ -387,21 +402,6 @@ class Architecture:
     # -- look-ups ------------------------------------------------------------------------------------
 
     @property
-    def hidden(self) -> tuple[Space, ...]:
-        """The hidden spaces, in the order that every per-space tuple follows."""
-        return tuple(self.spaces[i] for i in self.wiring.hidden)
-
-    @property
-    def inputs(self) -> tuple[Space, ...]:
-        """The spaces that no layer writes."""
-        return tuple(self.spaces[i] for i in self.wiring.inputs)
-
-    @property
-    def outputs(self) -> tuple[Space, ...]:
-        """The spaces that no layer reads."""
-        return tuple(self.spaces[i] for i in self.wiring.outputs)
-
-    @property
     def is_chain(self) -> bool:
         """Whether the layers, in their order, form one chain from the input to the output (an MLP)."""
         w = self.wiring
@@ -415,13 +415,6 @@ class Architecture:
     def bias_shape(self, layer: int) -> tuple[int, ...] | None:
         """Shape of a layer's bias without batch dimensions, or None if it has none."""
         return (self.spaces[self.wiring.writes[layer]].size,) if self.layers[layer].bias else None
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights and biases of one network."""
-        return sum(
-            math.prod(self.weight_shape(l)) + math.prod(self.bias_shape(l) or (0,)) for l in range(len(self.layers))
-        )
 
     # -- JSON ----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -223,21 +224,13 @@ class WeightSpaceElement:
                 f"got shape {tuple(vector.shape)}"
             )
         batch = vector.shape[:-1]
-        weights: list[Tensor] = []
-        biases: list[Tensor | None] = []
-        start = 0
-
-        def take(shape: tuple[int, ...]) -> Tensor:
-            nonlocal start
-            size = torch.Size(shape).numel()
-            part = vector[..., start : start + size].view(*batch, *shape)
-            start += size
-            return part
-
-        for i in range(len(architecture.layers)):
-            weights.append(take(architecture.weight_shape(i)))
-            bias_shape = architecture.bias_shape(i)
-            biases.append(None if bias_shape is None else take(bias_shape))
+        shapes = [(architecture.weight_shape(i), architecture.bias_shape(i)) for i in range(len(architecture.layers))]
+        sizes = [math.prod(shape) for pair in shapes for shape in pair if shape is not None]
+        parts = iter(vector.split_with_sizes(sizes, -1))
+        weights, biases = [], []
+        for weight_shape, bias_shape in shapes:
+            weights.append(next(parts).view(*batch, *weight_shape))
+            biases.append(None if bias_shape is None else next(parts))
         return cls(architecture, tuple(weights), tuple(biases))
 
     # -- evaluation ----------------------------------------------------------------------------------

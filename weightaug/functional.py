@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -218,14 +219,21 @@ def quantile_dropout(
     shape = element.batch_shape
     detached = element.detach()  # the thresholds are piecewise constant
     if pooled:
-        threshold = _quantile(detached.flatten().abs_(), q, bound)
-        return element.map(lambda t: _zero_below(t, threshold))
+        keep = _above_quantile(detached.flatten().abs_(), q, bound)
+        return mask(element, WeightSpaceElement.unflatten(element.architecture, keep))
 
     def one(tensor: Tensor) -> Tensor:
         rows = tensor.detach().reshape(*shape, tensor.shape[batch:].numel())
-        return _zero_below(tensor, _quantile(rows.abs(), q, bound))
+        return tensor * _above_quantile(rows.abs(), q, bound).view(tensor.shape)
 
     return element.map(one)
+
+
+def _above_quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
+    """0 where a row's values are below its q-th quantile, 1 elsewhere; overwrites the values."""
+    # In floats and in place: several times as fast as a mask of bools. The sign of the difference, -1, 0 or 1,
+    # becomes 0, 1 or 1 (vmap has no rule for ge_).
+    return values.sub_(_quantile(values, q, bound).unsqueeze(-1)).sign_().add_(1).sign_()
 
 
 def _quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
@@ -241,19 +249,32 @@ def _quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
     return torch.lerp(low, high, position - below)
 
 
+# So many values take several times as long as starting a thread.
+_WORTH_A_THREAD = 2**20
+
+
 @torch.library.custom_op("weightaug::smallest", mutates_args=())
 def smallest(values: Tensor, count: int) -> Tensor:
     """The ``count`` smallest entries of each row, in ascending order.
 
     An operator of its own, so that the CPU can use NumPy's vectorised selection (10 times faster than
-    ``torch.sort`` on 1,185 parameters) in eager mode, in compiled graphs and under vmap alike.
+    ``torch.sort`` on 1,185 parameters) in eager mode, in compiled graphs and under vmap alike. NumPy lets other
+    threads run meanwhile, so large batches are shared out among as many as torch uses.
     """
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64) or not values.numel():
         return values.topk(count, dim=-1, largest=False, sorted=True).values
     rows = values.detach().numpy()
-    if count < rows.shape[-1]:
-        rows = np.partition(rows, count - 1, axis=-1)[..., :count]
-    return torch.from_numpy(np.sort(rows, axis=-1))
+
+    def select(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if count < part.shape[-1]:
+            part = np.partition(part, count - 1, axis=-1)[..., :count]
+        return np.sort(part, axis=-1)
+
+    workers = min(torch.get_num_threads(), values.numel() // _WORTH_A_THREAD)
+    if workers < 2 or values.dim() < 2:
+        return torch.from_numpy(select(rows))
+    with ThreadPoolExecutor(workers) as pool:
+        return torch.from_numpy(np.concatenate(list(pool.map(select, np.array_split(rows, workers)))))
 
 
 @smallest.register_fake
@@ -264,13 +285,6 @@ def _(values: Tensor, count: int) -> Tensor:
 @smallest.register_vmap
 def _(info: Any, in_dims: Any, values: Tensor, count: int) -> tuple[Tensor, int]:
     return smallest(values.movedim(in_dims[0], 0), count), 0
-
-
-def _zero_below(tensor: Tensor, threshold: Tensor) -> Tensor:
-    # In place on the one new tensor, in floats: several times as fast as a mask of bools. The sign of the
-    # difference, -1, 0 or 1, becomes the factor 0, 1 or 1 (vmap has no rule for ge_).
-    keep = tensor.detach().abs().sub_(lead(threshold, tensor)).sign_().add_(1).sign_()
-    return keep.mul_(tensor)
 
 
 def _zip(function: object, a: WeightSpaceElement, b: WeightSpaceElement) -> WeightSpaceElement:

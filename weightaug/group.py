@@ -354,4 +354,8 @@ def _read(original: Tensor, current: Tensor, permutation: Tensor | None, factor:
 
 
 def _spread(values: Tensor, before: int, after: int) -> Tensor:
-    return values.reshape(*values.shape[:-1], *(1,) * before, values.shape[-1], *(1,) * after)
+    for _ in range(before):
+        values = values.unsqueeze(-2)
+    for _ in range(after):
+        values = values.unsqueeze(-1)
+    return values

@@ -21,7 +21,7 @@ from torch import Tensor
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
-from weightaug.matching.assignment import assign, matmul
+from weightaug.matching.assignment import assign, assign_again, matmul
 from weightaug.matching.rules import Rule, neighbours
 
 __all__ = ["Moves", "Pairs"]
@@ -134,6 +134,7 @@ class _View:
         rows: Inner products of the incoming parameters that no move changes, ``(B, n, n)``.
         columns: The same for the outgoing parameters.
         links: The layers whose other end is hidden too.
+        prices: Of the last assignment of each pair, ``(B, n)``; see :func:`assign_again`.
         bias: The two biases ``(B, n)`` that phases move, or None.
         phases: What phases can gain for each pair of neurons, ``(B, 4, n, n)``; see :func:`_phase_table`.
     """
@@ -141,6 +142,7 @@ class _View:
     rows: Tensor
     columns: Tensor
     links: list[_Link]
+    prices: Tensor
     bias: tuple[Tensor, Tensor] | None
     phases: Tensor | None = None
 
@@ -170,7 +172,7 @@ class Pairs:
         a, b, wiring = self.a, self.b, self.a.architecture.wiring
         n = a.architecture.hidden[slot].size
         rows = torch.zeros(self.size, n, n, dtype=a.dtype, device=a.device)
-        view = _View(rows, torch.zeros_like(rows), [], None)
+        view = _View(rows, torch.zeros_like(rows), [], torch.zeros_like(rows[:, 0]), None)
         for l, (wa, wb, va, vb) in enumerate(zip(a.weights, b.weights, a.biases, b.biases, strict=True)):
             ends = wiring.write_slots[l], wiring.read_slots[l]
             for this, incoming in ((0, True), (1, False)):
@@ -270,7 +272,8 @@ class Pairs:
             present = pick(moves.permutation[slot])
             now = _at(rows, present), _at(columns, present)
             if search:
-                found = assign(self._score(slot, rows, columns, pick))
+                prices = self._views[slot].prices
+                found, prices[block] = assign_again(self._score(slot, rows, columns, pick), pick(prices))
                 parts.append((found, _at(rows, found), _at(columns, found), *now))
             else:
                 parts.append((present, *now, *now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -214,7 +215,9 @@ def solve(
     largest = max(space.size for space in arch.hidden)
     size = max(len(a), 1)
     if a.device.type == "cpu":
-        size = max(min(math.ceil(len(a) / torch.get_num_threads()), BLOCK // largest), 1)
+        # With less than two blocks each, threads wait for each other longer than they work.
+        workers = min(torch.get_num_threads(), max(len(a) * largest**2 // (2 * BLOCK), 1))
+        size = max(min(math.ceil(len(a) / workers), BLOCK // largest), 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
     forward = topological_slots(arch)
 
@@ -267,8 +270,15 @@ def _in_threads(
     workers = min(len(chunks), torch.get_num_threads())
     if workers == 1:
         return [work(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, chunks, seeds))
+    # Assignments let go of Python's lock for some 20 microseconds at a time, too few for a waiting thread to wake
+    # up; by default it would get the lock once in 5 milliseconds.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(min(interval, 1e-5))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(work, chunks, seeds))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def _random(x: WeightSpaceElement, rules: Sequence[Rule], generator: torch.Generator | None) -> Moves:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
+
+
+def words(
+    element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None, *, dtype: torch.dtype
+) -> Tensor:
+    """Random integers ``shape``, uniform over all that int32 or int64 can hold, where draws happen."""
+    device = element.device if generator is None else generator.device
+    count = math.prod(shape)
+    # Two 32-bit words from each 64-bit draw, which on a CPU takes little longer than a 32-bit one.
+    half = 2 if dtype is torch.int32 else 1
+    drawn = torch.empty(-(-count // half), dtype=torch.int64, device=device)
+    drawn = drawn.random_(-(2**63), None, generator=generator).view(dtype)
+    return (drawn if drawn.numel() == count else drawn[:count]).view(tuple(shape))
+
+
+STEPS = 2**23
+
+
+def steps(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Uniform integers ``shape`` in [-STEPS, STEPS), which float32 holds exactly, as float32 where draws happen."""
+    return words(element, shape, generator, dtype=torch.int32).bitwise_right_shift_(8).float()
 
 
 def empty(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
@@ -35,10 +57,9 @@ def normal(element: WeightSpaceElement, shape: Sequence[int], generator: torch.G
 def bernoulli(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
     """1 with probability p, else 0, in the element's dtype."""
     # Drawn in single precision for every dtype, so that p = 1 means always. Comparing in place keeps it in
-    # floats: Tensor.bernoulli_ takes twice as long, and a mask of bools four times as long to apply.
-    device = element.device if generator is None else generator.device
-    drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float32, generator=generator, device=device)
-    return drawn.lt_(p).to(element.device, element.dtype)
+    # floats: Tensor.bernoulli_ takes three times as long, and a mask of bools four times as long to apply.
+    drawn = steps(element, (*element.batch_shape, *shape), generator)
+    return drawn.lt_((2 * p - 1) * STEPS).to(element.device, element.dtype)
 
 
 def signs(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
@@ -61,29 +82,26 @@ def integers(
 
 def permutations(element: WeightSpaceElement, sizes: Sequence[int], generator: torch.Generator | None) -> list[Tensor]:
     """Uniform permutations, int64: one ``(*batch, size)`` for every size."""
-    device = element.device if generator is None else generator.device
     batch = element.batch_shape
     if len(set(sizes)) == 1:  # one draw for all
-        together = orders((*batch, len(sizes), sizes[0]), device, generator).to(element.device)
-        return list(together.unbind(-2))
-    return [orders((*batch, size), device, generator).to(element.device) for size in sizes]
+        return list(orders(element, (*batch, len(sizes), sizes[0]), generator).unbind(-2))
+    return [orders(element, (*batch, size), generator) for size in sizes]
 
 
-def orders(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Uniform permutations along the last dimension: the order of random keys that carry their position."""
+def orders(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Uniform permutations ``shape`` along the last dimension: the order of random keys that carry their position."""
     size = shape[-1]
     bits = max(size - 1, 1).bit_length()
-    # 25 random bits and more tell 64 neurons apart as well as random floats would; larger spaces get more.
-    width, dtype = (31, torch.int32) if bits <= 6 else (62, torch.int64)
-    keys = torch.empty(tuple(shape), dtype=dtype, device=device)
-    keys.random_(0, 2 ** (width - bits), generator=generator)
-    keys = keys.bitwise_left_shift_(bits).bitwise_or_(torch.arange(size, dtype=dtype, device=device))
-    if device.type == "cpu" and keys.numel():
+    # 26 random bits and more tell 64 neurons apart as well as random floats would; larger spaces get more.
+    keys = words(element, shape, generator, dtype=torch.int32 if bits <= 6 else torch.int64)
+    position = torch.arange(size, dtype=keys.dtype, device=keys.device)
+    keys = keys.bitwise_and_(-(2**bits)).bitwise_or_(position)
+    if keys.device.type == "cpu" and keys.numel():
         # NumPy sorts short rows of integers several times faster than torch, which also keeps indices.
         keys.numpy().sort(-1)
     else:
         keys = keys.sort(-1).values
-    return keys.bitwise_and_(2**bits - 1).long()
+    return keys.bitwise_and_(2**bits - 1).to(element.device, torch.int64)
 
 
 def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator | None) -> Tensor:

@@ -125,8 +125,7 @@ class Mixup(Transform):
                 "batch: mix after collating, or give pool=Pool(networks, targets)"
             )
         count = lam.numel()
-        device = element.device if generator is None else generator.device
-        cycle = draws.orders((count,), device, generator).to(element.device)
+        cycle = draws.orders(element, (count,), generator)
         partner = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(1)).view(lam.shape)
         if count == 1:
             lam = torch.ones_like(lam)

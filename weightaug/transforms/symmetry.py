@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -33,8 +33,10 @@ class _Symmetry(Transform):
 
     def check(self, architecture: Architecture) -> None:
         """Raises a ValueError that lists the hidden spaces if the symmetry acts on none of them."""
-        if self._slots(architecture):
-            return
+        if not self._slots(architecture):
+            self._refuse(architecture)
+
+    def _refuse(self, architecture: Architecture) -> NoReturn:
         if not architecture.hidden:
             found = "no hidden space"
         else:
@@ -64,7 +66,7 @@ def _advice(architecture: Architecture) -> str:
 def _scatter(architecture: Architecture, slots: list[int], values: Tensor) -> tuple[Tensor | None, ...]:
     """Splits one draw for all neurons over the hidden spaces that the symmetry acts on."""
     hidden = architecture.hidden
-    parts = iter(values.split([hidden[slot].size for slot in slots], dim=-1))
+    parts = iter(values.split_with_sizes([hidden[slot].size for slot in slots], -1))
     return tuple([next(parts) if slot in slots else None for slot in range(len(hidden))])
 
 
@@ -113,8 +115,7 @@ class SirenNegation(_Symmetry):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
-        self.check(architecture)
-        slots = self._slots(architecture)
+        slots = self._slots(architecture) or self._refuse(architecture)
         neurons = sum(architecture.hidden[slot].size for slot in slots)
         signs = draws.signs(element, (neurons,), self.p, generator)
         return GroupElement.of(architecture, scale=_scatter(architecture, slots, signs))
@@ -154,8 +155,7 @@ class SirenBias(_Symmetry):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
-        self.check(architecture)
-        slots = self._slots(architecture)
+        slots = self._slots(architecture) or self._refuse(architecture)
         neurons = sum(architecture.hidden[slot].size for slot in slots)
         shifts = draws.integers(element, (neurons,), -self.k_max, self.k_max, generator)
         if self.p < 1:
@@ -195,11 +195,10 @@ class ReLUScale(_Symmetry):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
-        self.check(architecture)
-        slots = self._slots(architecture)
+        slots = self._slots(architecture) or self._refuse(architecture)
         neurons = sum(architecture.hidden[slot].size for slot in slots)
-        bound = math.log(self.max_scale)
-        logs = draws.uniform(element, (neurons,), -bound, bound, generator)
+        drawn = draws.steps(element, (*element.batch_shape, neurons), generator)
+        factors = drawn.mul_(math.log(self.max_scale) / draws.STEPS).exp_().to(element.device, element.dtype)
         if self.p < 1:
-            logs = logs * draws.bernoulli(element, (neurons,), self.p, generator)
-        return GroupElement.of(architecture, scale=_scatter(architecture, slots, logs.exp()))
+            factors = factors.pow_(draws.bernoulli(element, (neurons,), self.p, generator))
+        return GroupElement.of(architecture, scale=_scatter(architecture, slots, factors))
