@@ -24,7 +24,20 @@ from weightaug import io
 pytest.importorskip("sklearn")
 pytest.importorskip("tyro")
 
-TINY = ["--preset", "smoke", "--workers", "1", "--fit.limit", "40", "--fit.steps", "3", "--train.epochs", "1"]
+TINY = [
+    "--preset",
+    "smoke",
+    "--datasets",
+    "digits",
+    "--workers",
+    "1",
+    "--fit.limit",
+    "40",
+    "--fit.steps",
+    "3",
+    "--train.epochs",
+    "1",
+]
 ALL_ROWS = ["--rows", *ROWS]
 
 
