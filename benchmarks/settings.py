@@ -281,8 +281,8 @@ class Settings:
     """What `python benchmarks/table1.py` does. Every field can be given on the command line.
 
     Args:
-        preset: Where the other defaults come from: quick (digits and solids, minutes on 2 cores), smoke (a minute, for CI),
-            small (4,500 images of Fashion-MNIST and ModelNet10, hours on 2 cores) or paper (the paper's sizes).
+        preset: Where the other defaults come from: quick (digits and solids, minutes on 2 cores), smoke (a minute, for
+            CI), small (4,500 images of Fashion-MNIST and ModelNet10, hours on 2 cores) or paper (the paper's sizes).
         datasets: Data sets.
         models: Models.
         rows: Rows of the table.
