@@ -289,8 +289,9 @@ class Settings:
         views: Numbers of networks per image to train on.
         seeds: Seeds of the training.
         mixup_pool: Where Mixup finds partners: "views" for the networks that are trained on; "all" for those of
-            all views that are fitted, the largest of ``views``, whatever the number of views to train on. The
-            latter is what the paper's code does with ten views: a leak where fewer views are to be judged.
+            all views that are fitted, whatever the number of views to train on. The latter is what the paper's code
+            does with ten views: a leak where fewer views are to be judged.
+        fitted_views: Networks that are fitted to each sample; None for the largest of ``views``.
         fit: How INRs are fitted to images.
         shapes: How INRs are fitted to signed distances of shapes.
         dws: The DWS classifier.
@@ -314,6 +315,7 @@ class Settings:
     views: tuple[int, ...] = (1,)
     seeds: tuple[int, ...] = (0, 1, 2)
     mixup_pool: Literal["views", "all"] = "views"
+    fitted_views: int | None = None
     fit: ImageFitSettings = field(default_factory=ImageFitSettings)
     shapes: ShapeFitSettings = field(default_factory=ShapeFitSettings)
     dws: DWSSettings = field(default_factory=DWSSettings)
@@ -336,11 +338,18 @@ class Settings:
         for views in self.views:
             if views < 1:
                 raise ValueError(f"views must be at least 1, got {views}")
+        if self.fitted_views is not None and self.fitted_views < max(self.views):
+            raise ValueError(f"fitted_views must be at least {max(self.views)}, as in views, got {self.fitted_views}")
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         first, count = self.part
         if not 0 <= first < count:
             raise ValueError(f"part must be I N with 0 <= I < N, got {first} {count}")
+
+    @property
+    def all_views(self) -> int:
+        """Networks that are fitted to each sample."""
+        return self.fitted_views or max(self.views)
 
     def fit_of(self, dataset: DatasetName) -> FitSettings:
         """How INRs are fitted to a data set."""

@@ -47,7 +47,7 @@ def fitting_jobs(settings: Settings) -> list[Part]:
     return [
         part
         for dataset in settings.datasets
-        for view in range(max(settings.views))
+        for view in range(settings.all_views)
         for split in parts_of(
             dataset, view, settings.fit_of(dataset), settings.output / "inrs", settings.data_dir, settings.device
         )
@@ -57,7 +57,7 @@ def fitting_jobs(settings: Settings) -> list[Part]:
 
 def training_jobs(settings: Settings) -> list[Cell]:
     """One job for every cell, seed by seed, so that an unfinished run has whole tables."""
-    pool_views = max(settings.views) if settings.mixup_pool == "all" else None
+    pool_views = settings.all_views if settings.mixup_pool == "all" else None
     return [
         Cell(
             dataset,
@@ -95,7 +95,7 @@ def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, An
     if not all(part.done for part in parts):
         return None
     fit = settings.fit_of(dataset)
-    views = max(settings.views)
+    views = settings.all_views
     networks = load_networks(dataset, views, fit, settings.output / "inrs", settings.data_dir)
     statistics = quality.statistics_of(networks)
     described = plain(asdict(fit) | {"convention": asdict(fit.convention)})

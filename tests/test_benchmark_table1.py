@@ -199,6 +199,16 @@ def test_the_pool_of_partners_is_what_the_settings_say(run, pool, views, expecte
     assert {c.settings["pool_views"] for c in cells if not ROWS[c.row].mixes} == {None}
 
 
+def test_the_leak_of_the_papers_code_can_be_measured_on_one_view(run):
+    arguments, _ = run
+    settings = table1.parse([*arguments, "--mixup-pool", "all", "--fitted-views", "3"])
+    assert {part.view for part in table1.fitting_jobs(settings)} == {0, 1, 2}
+    cells = table1.training_jobs(settings)
+    assert {(c.views, c.pool_views) for c in cells} == {(1, None), (1, 3)}
+    with pytest.raises(ValueError, match="fitted_views must be at least 2, as in views, got 1"):
+        Settings(views=(1, 2), fitted_views=1)
+
+
 def test_partners_of_all_views_are_networks_of_training_images(run, tmp_path):
     _, settings = run
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
