@@ -8,7 +8,7 @@ glibc's thresholds raised, where freed memory is used again instead of being giv
 A figure is the least of several medians, taken minutes apart: what other processes do can only add to it.
 
 The sections are "transforms", "training", "memory", "loading" and "growth". Writes speed.json and speed.md to
---output, and those that are not measured stay in them as they were.
+--output; what is not measured, sections, batches or transforms, stays in them as it was.
 """
 
 from __future__ import annotations
@@ -242,38 +242,42 @@ def progress(rows: Sequence[Any], text: str) -> Iterable[Any]:
 
 def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
     """What one process measures: transforms with either allocator, the rest with the one that it is about."""
-    result: dict[str, Any] = {}
     clock = clock_of(options)
-    element = networks(SIREN, 64, options)
+    device = torch.device(options.device)
     raised = allocator == "raised" or options.device != "cpu"
-    if "transforms" in options.sections:
-        result["figures"] = [asdict(f) for f in measure(options, allocator)]
-    if "training" in options.sections and raised:
-        wake_up()
+    memory_batch = 16_384
+
+    def training() -> list[dict[str, Any]]:
+        element = networks(SIREN, 64, options)
         lines = speed_training.models(element, clock) + speed_training.seeds_at_once(element, clock)
-        lines += speed_training.fitting(clock, torch.device(options.device))
-        result["training"] = [line._asdict() for line in lines]
-    if "growth" in options.sections and raised:
-        wake_up()
-        result["growth"] = speed_growth.curves(clock, torch.device(options.device))
-    if "memory" in options.sections and allocator == "default":
-        batch = 16_384
-        result["memory"] = {
-            name: speed_memory.peak(work.transform, networks(work.architecture, batch, options))
-            for name, work in progress(list(WORK.items()), f"memory, batch {batch}")
+        return [line._asdict() for line in lines + speed_training.fitting(clock, device)]
+
+    def memory() -> dict[str, float]:
+        return {
+            name: speed_memory.peak(work.transform, networks(work.architecture, memory_batch, options))
+            for name, work in progress(list(WORK.items()), f"memory, batch {memory_batch}")
         }
-    if "loading" in options.sections and allocator == "default":
-        # Parts of 10 shards of 125 networks, as the fitting of 700,000 INRs in small jobs makes them.
-        result["loading"] = speed_memory.loading(SIREN, options.loaded, 125)
+
+    # Parts of 10 shards of 125 networks, as the fitting of 700,000 INRs in small jobs makes them.
+    sections: dict[str, tuple[bool, Callable[[], Any]]] = {
+        "transforms": (True, lambda: [asdict(f) for f in measure(options, allocator)]),
+        "training": (raised, training),
+        "growth": (raised, lambda: speed_growth.curves(clock, device)),
+        "memory": (allocator == "default", memory),
+        "loading": (allocator == "default", lambda: speed_memory.loading(SIREN, options.loaded, 125)),
+    }
+    result: dict[str, Any] = {"conditions": {}}
+    for name, (here, run) in sections.items():
+        if name in options.sections and here:
+            result[name] = run()
+            what = f"{name} at {options.batches}" if name == "transforms" else name
+            # Measured beside it: a machine that others use shows in its bounds.
+            result["conditions"][f"{what}, {allocator}"] = bounds(options.device)
     return result
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on, and its bounds: copy bandwidth, matrix product, sine."""
-    wake_up()
-    a = torch.randn(2048, 2048, device=device)
-    big = torch.randn(16_000_000, device=device)
-    out = torch.empty_like(big)
+    """What the figures were measured on."""
     return {
         "machine": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
         "system": platform.platform(),
@@ -282,10 +286,20 @@ def describe_machine(device: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "weightaug": wa.__version__,
         "python": platform.python_version(),
-        "copy_gb_s": 2 * big.nbytes / microseconds(lambda: out.copy_(big), 0.5) / 1e3,
-        "matmul_gflop_s": 2 * 2048**3 / microseconds(lambda: a @ a, 0.5) / 1e3,
-        "sine_g_s": big.numel() / microseconds(lambda: torch.sin(big, out=out), 0.5) / 1e3,
+    }
+
+
+def bounds(device: str) -> dict[str, float]:
+    """What the machine gives at this moment: copies, matrix products, sines; and how many processes want it."""
+    wake_up(1.0)
+    a = torch.randn(2048, 2048, device=device)
+    big = torch.randn(16_000_000, device=device)
+    out = torch.empty_like(big)
+    return {
         "load": os.getloadavg()[0],
+        "copy_gb_s": 2 * big.nbytes / microseconds(lambda: out.copy_(big), 0.3) / 1e3,
+        "matmul_gflop_s": 2 * 2048**3 / microseconds(lambda: a @ a, 0.3) / 1e3,
+        "sine_g_s": big.numel() / microseconds(lambda: torch.sin(big, out=out), 0.3) / 1e3,
     }
 
 
@@ -323,10 +337,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(f"measuring with the {allocator} allocator failed")
         part_path = options.output / f"part-{allocator}.json"
         part = json.loads(part_path.read_text())
-        figures += part.pop("figures", [])
+        figures += part.pop("transforms", [])
+        results["conditions"] = results.get("conditions", {}) | part.pop("conditions")
         results |= part
         part_path.unlink()
-    results |= {"figures": figures} if figures else {}
+    rows = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", []) + figures}
+    results["figures"] = list(rows.values())
     results["machine"] = describe_machine(options.device)
     path.write_text(json.dumps(results, indent=1) + "\n")
     if "growth" in results:

@@ -106,7 +106,7 @@ def plot(found: Curves, path: Path) -> None:
     colours = dict(zip([*TRANSFORMS, CLONE, *ALIGNMENTS], plt.get_cmap("tab10").colors, strict=False))
     powers = exponents(found)
     with plt.rc_context({"svg.hashsalt": "weightaug", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+        figure, axes = plt.subplots(2, 2, figsize=(13, 7.5), layout="constrained")
         for panel, axis in zip(titles, axes.flat, strict=True):
             for name, points in found[panel].items():
                 style = "--" if name == CLONE else "-"
@@ -116,7 +116,8 @@ def plot(found: Curves, path: Path) -> None:
             axis.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log")
             axis.set_xscale("log", base=2)
             axis.grid(alpha=0.3)
-            axis.legend(title=f"exponent from {FITTED_FROM[panel]} on", fontsize=8, title_fontsize=8)
+            title = f"exponent from {FITTED_FROM[panel]} on"
+            axis.legend(title=title, fontsize=8, title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path.with_suffix(".png"), dpi=130)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})

@@ -1,8 +1,8 @@
 """The memory part of speed.py: how much a transform takes beside its batch, and what opening a large data set costs.
 
 Everything is read from Linux: the high-water mark of the process, reset before each call, counts NumPy and
-threads as well as torch; private memory is what a process has for itself, without the pages of mapped files
-that belong to the system.
+threads as well as torch; private memory is what a process shares with nobody. Clean private pages are those of
+mapped files that no other process maps: the system takes them back when it needs them. Dirty ones are its own.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def _status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status: expected a field {field!r}; the memory figures need Linux")
 
 
-def private() -> int:
-    """Memory that this process shares with nobody, in bytes."""
+def private(kind: str = "") -> int:
+    """Memory that this process shares with nobody, in bytes: all of it, or that of a kind, "Clean" or "Dirty"."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"Private_{kind}"))
 
 
 def loading(architecture: wa.Architecture, count: int, shard: int) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _open(paths: list[str]) -> dict[str, float]:
     """What the process of :func:`loading` measures: opening, and the first batches of 64 at random places."""
     generator = torch.Generator().manual_seed(0)
     io.WeightSpaceDataset(paths[0], verify=False)[0]  # what Python and torch load once
-    start_memory, start = private(), time.perf_counter()
+    start_memory, start_dirty, start = private(), private("Dirty"), time.perf_counter()
     dataset = io.WeightSpaceDataset(*paths, verify=False)
     opened, opened_memory = time.perf_counter() - start, private() - start_memory
     seconds = []
@@ -97,6 +97,7 @@ def _open(paths: list[str]) -> dict[str, float]:
         batch = dataset.__getitems__(index)
         seconds.append(time.perf_counter() - start)
         memory.append(private() - start_memory)
+        dirty = private("Dirty") - start_dirty
         del batch
     start = time.perf_counter()
     verified = io.WeightSpaceDataset(*paths, verify=True)
@@ -108,6 +109,7 @@ def _open(paths: list[str]) -> dict[str, float]:
         "private_mb_after_the_first_batch": memory[0] / 1e6,
         "batch_20_ms": seconds[-1] * 1e3,
         "private_mb_after_20_batches": memory[-1] / 1e6,
+        "of_that_dirty_mb": dirty / 1e6,
         "verify_all_s": time.perf_counter() - start,
     }
 
