@@ -5,7 +5,10 @@ Every figure is a ratio within one run: against the loop over single networks th
 numbers). Each batch size is measured twice, in fresh processes: with the allocator's defaults, and with
 glibc's thresholds raised, where freed memory is used again instead of being given back and faulted in.
 
-Writes speed.json and speed.md to --output.
+A figure is the least of several medians, taken minutes apart: what other processes do can only add to it.
+
+The sections are "transforms", "training", "memory", "loading" and "growth". Writes speed.json and speed.md to
+--output; what is not measured, sections, batches or transforms, stays in them as it was.
 """
 
 from __future__ import annotations
@@ -15,20 +18,25 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
+import numpy as np
 import torch
 from torch.utils.benchmark import Timer
 
 import weightaug as wa
+from benchmarks import speed_growth, speed_memory, speed_targets, speed_training
 from benchmarks import speed_loops as loops
-from benchmarks import speed_training
 
+Section = Literal["transforms", "training", "memory", "loading", "growth"]
+Allocator = Literal["default", "raised"]
 RAISED = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 SIREN = wa.Architecture.siren((2, 32, 32, 1), output_offset=0.5)
 RELU = wa.Architecture.mlp((2, 32, 32, 1), "relu", output_offset=0.5)
@@ -78,160 +86,232 @@ class Options:
     """What to measure.
 
     Attributes:
-        batches: Batch sizes.
-        work: Names of the rows; all by default.
-        compiled: Also compile each apply with Inductor (up to half a minute a row).
-        seconds: Least measuring time per figure.
-        networks: INRs "fitted" to digits (run `python benchmarks/table1.py` once before), or "random" networks. The
-            cost of alignment depends on them.
+        sections: Parts to measure; all by default.
+        batches: Batch sizes of the transforms.
+        work: Names of the transforms; all by default.
+        compile_at: Also compile each apply with Inductor (some seconds a row), at these batch sizes.
+        seconds: Least measuring time of one median.
+        rounds: Medians per figure.
+        networks: INRs "fitted" to digits (run `python benchmarks/table1.py --steps fit` once before), or "random"
+            networks. The cost of alignment depends on them.
+        device: Where to measure; the allocators are compared on the CPU only.
+        loaded: Networks of the data set that is opened; 700,000 take 3.3 GB in the temporary folder.
         output: Folder for speed.json and speed.md.
-        training: Also measure training steps, augmentation beside them, and fitting.
+        plots: Where the growth is drawn, with .png and .svg; None for the output folder.
         worker: For the command's own use: measure in this process with this allocator.
     """
 
+    sections: tuple[Section, ...] = get_args(Section)
     batches: tuple[int, ...] = (64, 512, 4096)
     work: tuple[str, ...] = tuple(WORK)
-    compiled: bool = False
-    seconds: float = 0.5
+    compile_at: tuple[int, ...] = (512,)
+    seconds: float = 0.1
+    rounds: int = 3
     networks: Literal["random", "fitted"] = "fitted"
+    device: str = "cpu"
+    loaded: int = 700_000
     output: Path = Path("benchmarks/runs/speed")
-    training: bool = True
+    plots: Path | None = None
     worker: Literal["", "default", "raised"] = ""
 
 
 @dataclass
 class Figure:
-    """One measured row; times in microseconds per batch, medians."""
+    """One measured row; times in microseconds per batch."""
 
     allocator: str
     batch: int
     work: str
     ours: float
+    clone: float
     loop: float | None = None
-    clone: float | None = None
     draw: float | None = None
     parts: float | None = None
-    compiled: float | None = None
     eager_apply: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    compiled: float | None = None
+
+    def least(self, other: Figure | None) -> Figure:
+        """The same row with the smaller of both times of each kind."""
+        if other is None:
+            return self
+        times = {}
+        for name in [f.name for f in fields(self)][3:]:
+            known = [t for t in (getattr(self, name), getattr(other, name)) if t is not None]
+            times[name] = min(known, default=None)
+        return Figure(self.allocator, self.batch, self.work, **times)
 
 
 def microseconds(function: Callable[[], Any], seconds: float) -> float:
-    """Median time of one call."""
+    """Median time of one call; waits for the device."""
     timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=seconds).median * 1e6)
 
 
-def networks(architecture: wa.Architecture, batch: int, kind: str) -> wa.WeightSpaceElement:
+def clock_of(options: Options) -> Callable[[Callable[[], Any]], float]:
+    """A clock for the parts that are measured once: after a first call, the least of three medians."""
+
+    def clock(function: Callable[[], Any]) -> float:
+        function()
+        return min(microseconds(function, options.seconds) for _ in range(3))
+
+    return clock
+
+
+def networks(architecture: wa.Architecture, batch: int, options: Options) -> wa.WeightSpaceElement:
     """Networks to transform, float32."""
-    if kind == "fitted" and architecture == SIREN:
-        return _fitted(batch)
-    generator = torch.Generator().manual_seed(0)
-    flat = torch.randn(batch, architecture.num_parameters, generator=generator) * 0.05
-    return wa.WeightSpaceElement.unflatten(architecture, flat).clone()
+    if options.networks == "fitted" and architecture == SIREN:
+        return _fitted(batch).to(options.device)
+    return speed_growth.networks(architecture, batch).to(options.device)
 
 
-def _fitted(batch: int) -> wa.WeightSpaceElement:
+@lru_cache(maxsize=1)
+def _fits() -> wa.WeightSpaceElement:
     from benchmarks.data.store import load_networks
     from benchmarks.settings import PRESETS
 
     settings = PRESETS["quick"]
-    stored = load_networks("digits", 1, settings.fit, settings.output / "inrs").element
-    index = torch.arange(batch) % len(stored)
-    return wa.WeightSpaceElement(SIREN, stored[index].weights, stored[index].biases)
+    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element
+
+
+def _fitted(batch: int) -> wa.WeightSpaceElement:
+    index = torch.arange(batch) % len(_fits())
+    return wa.WeightSpaceElement(SIREN, _fits()[index].weights, _fits()[index].biases)
+
+
+def wake_up(seconds: float = 3.0) -> None:
+    """Keeps all threads busy for a while: some virtual machines put them on one core until they have been."""
+    a = torch.randn(1024, 1024)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        a @ a
 
 
 def measure(options: Options, allocator: str) -> list[Figure]:
-    """All figures for one allocator, in this process."""
+    """The figures of all transforms for one allocator, in this process."""
+    rows = [(batch, name) for batch in options.batches for name in options.work]
+    found: dict[tuple[int, str], Figure] = {}
+    wake_up()
+    for turn in range(options.rounds):
+        for batch, name in progress(rows, f"{allocator} allocator, round {turn + 1}"):
+            compiled = turn == 0 and batch in options.compile_at and allocator == "raised"
+            found[batch, name] = measure_one(options, allocator, batch, name, compiled).least(found.get((batch, name)))
+    return list(found.values())
+
+
+def measure_one(options: Options, allocator: str, batch: int, name: str, compiled: bool) -> Figure:
+    """One row, once."""
+    work = WORK[name]
+    element = networks(work.architecture, batch, options)
+
+    def time_of(function: Callable[[], Any]) -> float:
+        return microseconds(function, options.seconds)
+
+    figure = Figure(allocator, batch, name, time_of(lambda: work.transform(element)), time_of(element.clone))
+    if work.draws:
+        draw = {"normal": torch.randn, "uniform": torch.rand}[work.draws]
+        figure.draw = time_of(lambda: draw(len(element), element.num_parameters, device=options.device))
+    if work.loop is not None:
+        # The loop's time grows with the number of networks, so a few of them tell. It stays on the CPU.
+        some = element[: min(batch, 64)].to("cpu")
+        loop = loops.over_batch(work.loop, pairs=work.pairs)
+        figure.loop = time_of(lambda: loop(some)) * batch / len(some)
+    if isinstance(work.transform, wa.Compose):
+        # Its parts in a row, each on the same batch: one after the other, as in Compose, they share the caches.
+        parts = work.transform.transforms
+        figure.parts = time_of(lambda: [part(element) for part in parts])
+    if compiled:
+        params = work.transform.sample(element)
+        function = torch.compile(work.transform.apply, fullgraph=True)
+        function(element, params)
+        eager, fast = (
+            [time_of(lambda f=f: f(element, params)) for _ in range(3)] for f in (work.transform.apply, function)
+        )
+        figure.eager_apply, figure.compiled = min(eager), min(fast)
+        torch._dynamo.reset()
+    return figure
+
+
+def progress(rows: Sequence[Any], text: str) -> Iterable[Any]:
+    """A bar over rows."""
     try:
         from tqdm import tqdm
     except ImportError as error:
         raise SystemExit("the benchmarks need tqdm: pip install 'weightaug[bench]'") from error
-    figures = []
-    rows = [(batch, name) for batch in options.batches for name in options.work]
-    for batch, name in tqdm(rows, desc=f"speed ({allocator} allocator)", unit="row"):
-        work = WORK[name]
-        element = networks(work.architecture, batch, options.networks)
-        figure = Figure(allocator, batch, name, microseconds(lambda w=work, e=element: w.transform(e), options.seconds))
-        figure.clone = microseconds(element.clone, options.seconds)
-        if work.draws:
-            draw = {"normal": torch.randn, "uniform": torch.rand}[work.draws]
-            figure.draw = microseconds(lambda d=draw, e=element: d(len(e), e.num_parameters), options.seconds)
-        if work.loop is not None:
-            # The loop's time grows with the number of networks, so a few of them tell.
-            some = element[: min(batch, 64)]
-            loop = loops.over_batch(work.loop, pairs=work.pairs)
-            figure.loop = microseconds(lambda r=loop, s=some: r(s), options.seconds) * batch / len(some)
-        if isinstance(work.transform, wa.Compose):
-            figure.parts = sum(
-                microseconds(lambda t=t, e=element: t(e), options.seconds) for t in work.transform.transforms
-            )
-        if options.compiled:
-            params = work.transform.sample(element)
-            figure.eager_apply = microseconds(
-                lambda w=work, e=element, p=params: w.transform.apply(e, p), options.seconds
-            )
-            compiled = torch.compile(work.transform.apply, fullgraph=True)
-            compiled(element, params)
-            figure.compiled = microseconds(lambda c=compiled, e=element, p=params: c(e, p), options.seconds)
-            torch._dynamo.reset()
-        figures.append(figure)
-    return figures
+    return tqdm(rows, desc=text, unit="row")
 
 
-def train_lines(options: Options) -> list[speed_training.Line]:
-    """The figures of speed_training.py."""
+def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
+    """What one process measures: transforms with either allocator, the rest with the one that it is about."""
+    clock = clock_of(options)
+    device = torch.device(options.device)
+    raised = allocator == "raised" or options.device != "cpu"
+    memory_batch = 16_384
 
-    def clock(function: Callable[[], Any]) -> float:
-        function()
-        return microseconds(function, options.seconds)
+    def training() -> list[dict[str, Any]]:
+        element = networks(SIREN, 64, options)
+        lines = speed_training.models(element, clock) + speed_training.seeds_at_once(element, clock)
+        return [line._asdict() for line in lines + speed_training.fitting(clock, device)]
 
-    element = networks(SIREN, 64, options.networks)
-    return speed_training.models(element, clock) + speed_training.fitting(clock)
+    def memory() -> dict[str, float]:
+        return {
+            name: speed_memory.peak(work.transform, networks(work.architecture, memory_batch, options))
+            for name, work in progress(list(WORK.items()), f"memory, batch {memory_batch}")
+        }
+
+    # Parts of 10 shards of 125 networks, as the fitting of 700,000 INRs in small jobs makes them.
+    sections: dict[str, tuple[bool, Callable[[], Any]]] = {
+        "transforms": (True, lambda: [asdict(f) for f in measure(options, allocator)]),
+        "training": (raised, training),
+        "growth": (raised, lambda: speed_growth.curves(clock, device)),
+        "memory": (allocator == "default", memory),
+        "loading": (allocator == "default", lambda: speed_memory.loading(SIREN, options.loaded, 125)),
+    }
+    result: dict[str, Any] = {"conditions": {}}
+    for name, (here, run) in sections.items():
+        if name in options.sections and here:
+            result[name] = run()
+            what = f"{name} at {options.batches}" if name == "transforms" else name
+            # Measured beside it: a machine that others use shows in its bounds.
+            result["conditions"][f"{what}, {allocator}"] = bounds(options.device)
+    return result
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the figures were measured on, and its bounds: copy bandwidth, matrix product, sine."""
-    a = torch.randn(2048, 2048)
-    big = torch.randn(16_000_000)
-    out = torch.empty_like(big)
+def describe_machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "system": platform.platform(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "weightaug": wa.__version__,
         "python": platform.python_version(),
-        "copy_gb_s": 2 * big.nbytes / microseconds(lambda: out.copy_(big), 0.5) / 1e3,
-        "matmul_gflop_s": 2 * 2048**3 / microseconds(lambda: a @ a, 0.5) / 1e3,
-        "sine_g_s": big.numel() / microseconds(lambda: torch.sin(big, out=out), 0.5) / 1e3,
-        "load": os.getloadavg()[0],
     }
 
 
-def table(machine: dict[str, Any], figures: list[Figure]) -> str:
-    """The figures as Markdown."""
-    lines = [
-        "Machine: " + ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in machine.items()),
-        "",
-        "| allocator | batch | work | us per batch | networks/s | x the loop | x a clone | x the draw | other |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for f in figures:
-        other = []
-        if f.parts:
-            other.append(f"{f.ours / f.parts:.2f} x the sum of its parts")
-        if f.compiled and f.eager_apply:
-            other.append(f"apply: {f.eager_apply:.0f} us eager, {f.compiled:.0f} us compiled")
-        lines.append(
-            f"| {f.allocator} | {f.batch} | {f.work} | {f.ours:.0f} | {f.batch / f.ours * 1e6:,.0f} "
-            f"| {f'{f.loop / f.ours:.1f} faster' if f.loop else '-'} | {f'{f.ours / f.clone:.1f}' if f.clone else '-'} "
-            f"| {f'{f.ours / f.draw:.2f}' if f.draw else '-'} | {'; '.join(other) or '-'} |"
-        )
-    return "\n".join(lines) + "\n"
+def bounds(device: str) -> dict[str, float]:
+    """What the machine gives at this moment: copies, matrix products, sines; and how many processes want it."""
+    wake_up(1.0)
+    a = torch.randn(2048, 2048, device=device)
+    big = torch.randn(16_000_000, device=device)
+    out = torch.empty_like(big)
+    return {
+        "load": os.getloadavg()[0],
+        "copy_gb_s": 2 * big.nbytes / microseconds(lambda: out.copy_(big), 0.3) / 1e3,
+        "matmul_gflop_s": 2 * 2048**3 / microseconds(lambda: a @ a, 0.3) / 1e3,
+        "sine_g_s": big.numel() / microseconds(lambda: torch.sin(big, out=out), 0.3) / 1e3,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures with both allocators in fresh processes, and writes the table."""
+    """Measures with both allocators in fresh processes, and writes the tables."""
     try:
         import tyro
     except ImportError as error:
@@ -242,31 +322,32 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"unknown work {sorted(unknown)}; known: {list(WORK)}")
     options.output.mkdir(parents=True, exist_ok=True)
     if options.worker:
-        figures = measure(options, options.worker)
-        lines = train_lines(options) if options.training else []
-        part = {"figures": [asdict(f) for f in figures], "training": [list(line) for line in lines]}
+        part = part_of(options, options.worker)
         (options.output / f"part-{options.worker}.json").write_text(json.dumps(part))
         return
-    figures = []
-    training: list[list[str]] = []
+    path = options.output / "speed.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     given = sys.argv[1:] if arguments is None else arguments
-    for allocator, environment in (("default", {}), ("raised", RAISED)):
+    figures: list[dict[str, Any]] = []
+    # On a GPU the allocator is torch's own.
+    environments: dict[str, dict[str, str]] = {"default": {}} | ({"raised": RAISED} if options.device == "cpu" else {})
+    for allocator, environment in environments.items():
         command = [sys.executable, __file__, *given, "--worker", allocator]
         if subprocess.run(command, env=os.environ | environment, check=False).returncode:
             raise SystemExit(f"measuring with the {allocator} allocator failed")
-        part = options.output / f"part-{allocator}.json"
-        measured = json.loads(part.read_text())
-        figures += [Figure(**f) for f in measured["figures"]]
-        training += [[allocator, *line] for line in measured["training"]]
-        part.unlink()
-    machine = describe_machine()
-    text = table(machine, figures)
-    if training:
-        text += "\n| allocator | work | rate | compared |\n| --- | --- | --- | --- |\n"
-        text += "".join("| " + " | ".join(line) + " |\n" for line in training)
-    (options.output / "speed.json").write_text(
-        json.dumps({"machine": machine, "figures": [asdict(f) for f in figures], "training": training}, indent=1)
-    )
+        part_path = options.output / f"part-{allocator}.json"
+        part = json.loads(part_path.read_text())
+        figures += part.pop("transforms", [])
+        results["conditions"] = results.get("conditions", {}) | part.pop("conditions")
+        results |= part
+        part_path.unlink()
+    rows = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", []) + figures}
+    results["figures"] = list(rows.values())
+    results["machine"] = describe_machine(options.device)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    if "growth" in results:
+        speed_growth.plot(results["growth"], options.plots or options.output / "speed_growth")
+    text = speed_targets.report(results)
     (options.output / "speed.md").write_text(text)
     print(text)
 

@@ -1,4 +1,4 @@
-"""The second half of speed.py: training steps of the models, what augmentation costs beside them, and fitting.
+"""The training part of speed.py: steps of the models, what augmentation costs beside them, seeds at once, fitting.
 
 Bounds are counted, not guessed: the multiplications of a step with torch's FlopCounterMode, the sines of a
 fit by hand, over the rates of a matrix product and of a sine measured in the same run.
@@ -18,36 +18,39 @@ import weightaug as wa
 from benchmarks.data.fit import fit, initial_weights, siren_architecture
 from benchmarks.data.images import pixel_grid
 from benchmarks.models.dws import DWS
-from benchmarks.models.relation_transformer import RelationTransformer
+from benchmarks.models.relation_transformer import RelationTransformer, Widths
 from benchmarks.settings import ImageFitSettings
+from benchmarks.stacked import Stacked
 
 BATCH = 64
+SEEDS = 8  # trained at once
 Clock = Callable[[Callable[[], Any]], float]  # microseconds of one call
 
 
 class Line(NamedTuple):
-    """One measured line: what, its rate, and how it compares."""
+    """One measured line: what, its rate, how it compares, and the same as numbers, by the names of the targets."""
 
     what: str
     rate: str
     comparison: str
+    numbers: dict[str, float]
 
 
-def rates(clock: Clock) -> tuple[float, float]:
+def rates(clock: Clock, device: torch.device) -> tuple[float, float]:
     """Floating point operations and sines per microsecond that this machine does, in float32."""
-    a = torch.randn(1024, 1024)
-    x = torch.randn(2**15)  # in the cache, as in the fit
+    a = torch.randn(1024, 1024, device=device)
+    x = torch.randn(2**15 if device.type == "cpu" else 2**24, device=device)  # in the cache, as in the fit
     out = torch.empty_like(x)
     return 2 * 1024**3 / clock(lambda: a @ a), len(x) / clock(lambda: torch.sin(x, out=out))
 
 
 def step_of(model: nn.Module, networks: wa.WeightSpaceElement, dtype: torch.dtype | None) -> Callable[[], None]:
     """One training step: forward, backward and AdamW."""
-    labels = torch.arange(len(networks)) % 10
+    labels = torch.arange(len(networks), device=networks.device) % 10
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(networks.device.type, dtype=dtype, enabled=dtype is not None):
             loss = F.cross_entropy(model(networks), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -65,52 +68,105 @@ def flops_of(step: Callable[[], None]) -> int:
 
 def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
     """Training steps of the reference models, and the cost of augmentation beside that of DWS."""
-    flops_per_us, _ = rates(clock)
+    device = networks.device
+    flops_per_us, _ = rates(clock, device)
     batch = networks[:BATCH]
     torch.manual_seed(0)
-    dws = DWS(batch.architecture, 10, hidden=128, layers=4, reduction="max", batch_norm=False)
-    transformer = RelationTransformer(batch.architecture, 10, dropout=0.0)
+    dws = DWS(batch.architecture, 10, hidden=128, layers=4, reduction="max", batch_norm=False).to(device)
+    transformer = RelationTransformer(batch.architecture, 10, dropout=0.0).to(device)
     lines = []
     steps: dict[str, float] = {}
-    for name, model, dtype in (
-        ("DWS 4 x 128 (max), float32", dws, None),
-        ("DWS 4 x 128 (max), bfloat16 autocast", dws, torch.bfloat16),
-        ("Relation Transformer, float32", transformer, None),
+    for key, name, model, dtype in (
+        ("dws", "DWS 4 x 128 (max), float32", dws, None),
+        ("dws bf16", "DWS 4 x 128 (max), bfloat16 autocast", dws, torch.bfloat16),
+        ("transformer", "Relation Transformer, float32", transformer, None),
     ):
         few = batch if model is dws else batch[: BATCH // 4]
         step = step_of(model, few, dtype)
-        bound = flops_of(step) / flops_per_us
-        steps[name] = clock(step)
-        comparison = f"{bound / steps[name]:.0%} of the products at {flops_per_us / 1e3:.0f} GFLOP/s"
-        if dtype is not None:
-            comparison = f"{steps['DWS 4 x 128 (max), float32'] / steps[name]:.1f} x float32"
-        lines.append(
-            Line(f"{name}, a step of {len(few)}", f"{len(few) / steps[name] * 1e6:.0f} networks/s", comparison)
-        )
-    whole = steps["DWS 4 x 128 (max), float32"]
+        # The bound is one forward and one backward pass: what a layer computes again is not in it.
+        transformer.checkpoint = False
+        share = flops_of(step) / flops_per_us
+        transformer.checkpoint = True
+        steps[key] = clock(step)
+        share /= steps[key]
+        rate = len(few) / steps[key] * 1e6
+        numbers = {f"{key} networks/s": rate}
+        if dtype is None:
+            numbers[f"{key} share"] = share
+            comparison = f"{share:.0%} of the products at {flops_per_us / 1e3:.0f} GFLOP/s"
+        else:
+            numbers[f"{key} speedup"] = steps["dws"] / steps[key]
+            comparison = f"{steps['dws'] / steps[key]:.1f} x float32"
+        lines.append(Line(f"{name}, a step of {len(few)}", f"{rate:.0f} networks/s", comparison, numbers))
     five = wa.Compose((wa.SirenNegation(), wa.SirenBias(), wa.Rotate(), wa.Translate(), wa.Mixup()))
-    for name, transform in (
-        ("Compose of five, none aligning", five),
-        ("GaussianNoise", wa.GaussianNoise()),
-        ("AlignedMixup, permutation", wa.AlignedMixup(symmetry="permutation")),
-        ("AlignedMixup, full group", wa.AlignedMixup()),
+    for key, name, transform in (
+        ("pipeline", "Compose of five, none aligning", five),
+        ("pipeline", "Compose of eight, none aligning, with noise and dropouts", _everything(five)),
+        ("aligned", "AlignedMixup, permutation", wa.AlignedMixup(symmetry="permutation")),
+        ("aligned full", "AlignedMixup, full group", wa.AlignedMixup()),
     ):
         took = clock(lambda t=transform: t(batch))
+        share = took / steps["dws"]
+        text = f"{share:.2%} of the DWS step in float32, {took / steps['dws bf16']:.2%} of that in bfloat16"
+        lines.append(Line(f"{name}, {BATCH} networks", f"{took:.0f} us", text, {f"{key} of a step": share}))
+    return lines
+
+
+def _everything(five: wa.Compose) -> wa.Compose:
+    return wa.Compose((*five.transforms, wa.GaussianNoise(), wa.Dropout(), wa.QuantileDropout()))
+
+
+def seeds_at_once(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
+    """Several seeds of a small model stacked, against one after the other."""
+    architecture, device = networks.architecture, networks.device
+
+    def dws(hidden: int) -> nn.Module:
+        return DWS(architecture, 10, hidden=hidden, layers=2, reduction="mean", batch_norm=False)
+
+    def transformer() -> nn.Module:
+        widths = Widths(node=16, edge=8, attention=16, heads=2, node_hidden=32, edge_hidden=16)
+        return RelationTransformer(architecture, 10, layers=2, widths=widths, head=32, frequencies=8, dropout=0.0)
+
+    lines = []
+    for name, make, size in (
+        ("DWS 2 x 8 (mean)", lambda: dws(8), 16),
+        ("DWS 2 x 24 (mean)", lambda: dws(24), 16),
+        ("Relation Transformer, 2 layers, 8 channels of edges", transformer, 4),
+    ):
+        models = [make().to(device) for _ in range(SEEDS)]
+        batch = networks[:size]
+        alone = [step_of(model, batch, None) for model in models]
+        stacked = Stacked(models)
+        batches = batch.map(lambda t: t.expand(SEEDS, *t.shape).clone())
+        labels = (torch.arange(size, device=device) % 10).expand(SEEDS, -1)
+
+        def one_by_one(steps: list[Callable[[], None]] = alone) -> None:
+            for step in steps:
+                step()
+
+        apart = clock(one_by_one)
+        together = clock(lambda s=stacked, b=batches, y=labels: s.step(b, y, F.cross_entropy))
+        speedup = apart / together
         lines.append(
-            Line(f"{name}, {BATCH} networks", f"{took:.0f} us", f"{took / whole:.2%} of the DWS step in float32")
+            Line(
+                f"{name}, {SEEDS} seeds at once, batch {size}",
+                f"{SEEDS / together * 1e6:.0f} steps of one seed per s",
+                f"{speedup:.2f} x one after the other",
+                {f"stacked {name}": speedup},
+            )
         )
     return lines
 
 
-def fitting(clock: Clock) -> list[Line]:
+def fitting(clock: Clock, device: torch.device) -> list[Line]:
     """Fitting 28 x 28 images: many at once against one at a time, and against products and sines."""
-    flops_per_us, sines_per_us = rates(clock)
+    flops_per_us, sines_per_us = rates(clock, device)
     settings = ImageFitSettings(steps=20, target_psnr=1e3)  # nothing stops early
     architecture = siren_architecture(settings.convention, (2, 32, 32, 1))
     count, points = 64, 28 * 28
-    start = initial_weights(settings.convention, architecture, range(count))
-    targets = torch.rand(count, points, generator=torch.Generator().manual_seed(0))
-    grid = pixel_grid(28, 28)
+    start = initial_weights(settings.convention, architecture, range(count)).to(device)
+    targets = torch.rand(count, points, generator=torch.Generator().manual_seed(0)).to(device)
+    grid = pixel_grid(28, 28).to(device)
     together = clock(lambda: fit(grid, targets, start, settings)) / count
     alone = clock(lambda: fit(grid, targets[:1], start[:1], settings))
 
@@ -141,5 +197,6 @@ def fitting(clock: Clock) -> list[Line]:
             f"{1e6 / together / 1000 * steps:.2f} networks of 1000 steps per s",
             f"{bound / together:.0%} of products and sines; {loop / together:.1f} x one at a time with autograd, "
             f"{alone / together:.1f} x one at a time with the same fitter",
+            {"fitting share": bound / together, "fitting speedup": loop / together},
         )
     ]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, act
-from weightaug.matching import align_to, assign, canonicalize, distance, match, match_many, sinkhorn
+from weightaug.matching import align_to, assign, canonicalize, distance, match, match_many, sinkhorn, weight
 from weightaug.matching.assignment import assign_again
 from weightaug.matching.canonical import balance
 from weightaug.matching.descent import Pairs
@@ -264,11 +264,20 @@ def test_batch_shapes(batch):
 
 
 def test_pairs_do_not_influence_each_other():
-    a, b = networks(SINE, 700), networks(SINE, 700, seed=1)
+    a, b = networks(SINE, 700), networks(SINE, 700, seed=1)  # several chunks
     whole = match(a, b)
     part = match(a[650:653], b[650:653])
     for p, q in zip(whole.permutation, part.permutation, strict=True):
         assert torch.equal(p[650:653], q)
+
+
+@pytest.mark.parametrize("architecture", [SINE, Architecture.mlp((2, 8, 7, 3), "relu")])
+def test_pieces_of_a_large_batch_are_matched_alike(architecture, monkeypatch):
+    a, b = networks(architecture, 7), networks(architecture, 7, seed=1)
+    whole = match(a, b)
+    monkeypatch.setattr(weight, "_PIECE", 3)
+    for x, y in zip(match(a, b).permutation, whole.permutation, strict=True):
+        assert torch.equal(x, y)
 
 
 def test_inputs_stay_untouched_and_no_graph_is_recorded():

@@ -286,7 +286,7 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
             column = None if column is None else column.reciprocal()
         offset = None
         if shift is not None:
-            parity = 1 - 2 * (shift & 1).to(dtype)
+            parity = (shift & 1).to(dtype).mul_(-2).add_(1)
             column = parity if column is None else column * parity
             if arch.wiring.bias_carriers[slot] is None:
                 raise ValueError(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
@@ -26,6 +27,9 @@ STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "
 DEFAULT_STARTS = ("forward",)
 INVARIANT_STARTS = ("forward", "backward")
 _KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
+
+_PIECE = 1024  # pairs that are prepared at a time
+_CHUNK = 256  # pairs that a thread works on at a time
 
 Method = Literal["weight", "activation", "sinkhorn"]
 
@@ -104,15 +108,23 @@ def match(
     if not rules:
         return GroupElement.identity(a.architecture)
     device = working_device(a)
-    flat_a, flat_b = flat64(a, device), flat64(b, device)
-    balance_a, balance_b = balance(flat_a, rules), balance(flat_b, rules)
-    flat_a, flat_b = act(flat_a, balance_a), act(flat_b, balance_b)
-    if inputs is not None:
-        moves = match_activations(flat_a, flat_b, rules, inputs)
-    else:
-        names = ("identity", "sinkhorn") if method == "sinkhorn" else starts
-        moves, _ = solve(flat_a, flat_b, rules, names, kicks, max_sweeps=max_sweeps, generator=generator)
-    return unflat(balance_a.inverse() @ moves.group(a.architecture) @ balance_b, a)
+    names = ("identity", "sinkhorn") if method == "sinkhorn" else starts
+
+    def align(a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
+        a, b = flat64(a, device), flat64(b, device)
+        balance_a, balance_b = balance(a, rules), balance(b, rules)
+        a, b = act(a, balance_a), act(b, balance_b)
+        if inputs is not None:
+            moves = match_activations(a, b, rules, inputs)
+        else:
+            moves, _ = solve(a, b, rules, names, kicks, max_sweeps=max_sweeps, generator=generator)
+        return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
+
+    if len(a.batch_shape) != 1 or len(a) <= _PIECE:
+        return unflat(align(a, b), a)
+    # In pieces, because a pair takes some thirty times its own memory while it is matched.
+    groups = [align(a[i : i + _PIECE], b[i : i + _PIECE]) for i in range(0, len(a), _PIECE)]
+    return unflat(pytree.tree_map(lambda *parts: torch.cat(parts), *groups), a)
 
 
 @torch.no_grad()
@@ -217,7 +229,7 @@ def solve(
     if a.device.type == "cpu":
         # With less than two blocks each, threads wait for each other longer than they work.
         workers = min(torch.get_num_threads(), max(len(a) * largest**2 // (2 * BLOCK), 1))
-        size = max(min(math.ceil(len(a) / workers), BLOCK // largest), 1)
+        size = max(min(math.ceil(len(a) / workers), BLOCK // largest, _CHUNK), 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
     forward = topological_slots(arch)
 

@@ -1,0 +1,158 @@
+"""What speed.py measured as Markdown: each goal with what was reached, then all the figures.
+
+The goals hold for 2-32-32-1 SIRENs in batches of 512 with the allocator's thresholds raised, and in batches of
+64 without.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+CASES = (("raised", 512), ("default", 64))
+EXACT = ("SirenNegation", "SirenBias", "Permute", "ReLUScale", "Rotate", "Translate", "Scale", "Mixup")
+WHOLE = ("SirenNegation", "SirenBias", "Permute", "ReLUScale", "Mixup")  # touch every parameter
+PER_NEURON = ("SirenNegation", "SirenBias", "Permute", "ReLUScale")
+LEAST_SPEEDUP = {"GaussianNoise": 8, "Dropout": 8, "QuantileDropout": 30} | {
+    "AlignedMixup, permutation": 8,
+    "AlignedMixup, full group": 4,
+}
+
+
+class Goal(NamedTuple):
+    """One goal: what, in which case, what was wanted and what came."""
+
+    what: str
+    case: str
+    wanted: str
+    got: str
+    reached: bool
+
+
+def at_least(what: str, case: str, limit: float, value: float, unit: str = "x", scale: float = 1) -> Goal:
+    """A goal for a number that should be large."""
+    return Goal(what, case, f">= {limit * scale:g} {unit}", f"{value * scale:.3g} {unit}", value >= limit)
+
+
+def at_most(what: str, case: str, limit: float, value: float, unit: str = "x", scale: float = 1) -> Goal:
+    """A goal for a number that should be small."""
+    return Goal(what, case, f"<= {limit * scale:g} {unit}", f"{value * scale:.3g} {unit}", value <= limit)
+
+
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """All goals for which something was measured."""
+    figures = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", [])}
+    found: list[Goal] = []
+    for allocator, batch in CASES:
+        case = f"batch {batch}, {allocator}"
+        for name in (*EXACT, *LEAST_SPEEDUP):
+            if figure := figures.get((allocator, batch, name)):
+                limit = LEAST_SPEEDUP.get(name, 30 if batch == 512 else 15)
+                found.append(at_least(f"{name}: the loop's time", case, limit, figure["loop"] / figure["ours"]))
+                if name in WHOLE:
+                    found.append(at_most(f"{name}: a clone's time", case, 6, figure["ours"] / figure["clone"]))
+                if figure["draw"]:
+                    found.append(at_most(f"{name}: the draw's time", case, 1.3, figure["ours"] / figure["draw"]))
+        if figure := figures.get((allocator, batch, "Compose of five")):
+            share = figure["ours"] / figure["parts"]
+            found.append(at_most("Compose of five: the sum of its parts", case, 1.1, share))
+            if figure["compiled"]:
+                share = figure["compiled"] / figure["eager_apply"]
+                found.append(at_most("Compose of five: compiled against eager", case, 1, share))
+    cuda = [f for f in figures.values() if f["batch"] == 65536 and f["work"] in PER_NEURON]
+    rate = min((c["copy_gb_s"] for c in results.get("conditions", {}).values()), default=0.0)
+    for figure in cuda:
+        copied = 2 * 4 * 1185 * figure["batch"] / rate / 1e3  # us
+        found.append(
+            at_least(f"{figure['work']}: copy bandwidth", "batch 65536", 0.5, copied / figure["ours"], "%", 100)
+        )
+    numbers: dict[str, float] = {}
+    for line in results.get("training", []):
+        for key, value in line["numbers"].items():
+            numbers[key] = max(value, numbers.get(key, 0))  # of several pipelines, the dearest
+    for key, what, limit, large in (
+        ("pipeline of a step", "any pipeline without alignment: share of a DWS 4 x 128 step", 0.01, False),
+        ("aligned of a step", "AlignedMixup, permutation: share of that step", 0.05, False),
+        ("aligned full of a step", "AlignedMixup, full group: share of that step", 0.05, False),
+        ("fitting share", "fitting: share of products and sines", 0.6, True),
+        ("dws share", "DWS 4 x 128 step: share of its products", 0.19, True),
+        ("transformer share", "Relation Transformer step: share of its products", 0.4, True),
+    ):
+        if key in numbers:
+            goal = at_least if large else at_most
+            found.append(goal(what, "batch 64" if "step" in key else "", limit, numbers[key], "%", 100))
+    for key, what, limit in (
+        ("fitting speedup", "fitting: one network at a time", 10),
+        ("dws bf16 speedup", "DWS 4 x 128 step in bfloat16: float32", 3),
+        *((key, f"{key.removeprefix('stacked ')}: seeds at once", 1.5) for key in numbers if key.startswith("stacked")),
+    ):
+        if key in numbers:
+            found.append(at_least(what, "", limit, numbers[key]))
+    for name, value in results.get("memory", {}).items():
+        found.append(at_most(f"{name}: peak memory", "batch 16384", 3, value, "x the batch"))
+    if loading := results.get("loading"):
+        value = loading["private_mb_before_the_first_batch"]
+        found.append(at_most(f"opening {loading['networks']:,} networks: private memory", "", 100, value, "MB"))
+    return found
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, the first column to the left."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def report(results: dict[str, Any]) -> str:
+    """Everything as Markdown."""
+    text = "Machine: " + ", ".join(f"{name} {value}" for name, value in results["machine"].items()) + "\n\n"
+    conditions = results.get("conditions", {})
+    rows = [[name, *(f"{value:.3g}" for value in c.values())] for name, c in conditions.items()]
+    text += table(["measured beside", "load", "copy GB/s", "products GFLOP/s", "sines G/s"], rows)
+    found = goals(results)
+    reached = sum(goal.reached for goal in found)
+    text += f"\n## Goals: {reached} of {len(found)} reached\n\n"
+    text += table(
+        ["goal", "case", "wanted", "got", "reached"], [[*g[:4], "yes" if g.reached else "**no**"] for g in found]
+    )
+    if figures := results.get("figures"):
+        text += "\n## Transforms\n\n" + table(
+            ["work", "allocator", "batch", "us", "networks/s", "loop", "of a clone", "of the draw", "other"],
+            [_row(f) for f in figures],
+        )
+    if lines := results.get("training"):
+        rows = [[line["what"], line["rate"], line["comparison"]] for line in lines]
+        text += "\n## Training\n\n" + table(["work", "rate", "compared"], rows)
+    if memory := results.get("memory"):
+        rows = [[name, f"{value:.2f}"] for name, value in memory.items()]
+        text += "\n## Peak memory beside a batch of 16,384, in batches\n\n" + table(["transform", "batches"], rows)
+    if loading := results.get("loading"):
+        rows = [[name.replace("_", " "), f"{value:,.4g}"] for name, value in loading.items()]
+        text += "\n## Opening a large data set\n\n" + table(["what", "value"], rows)
+    if growth := results.get("growth"):
+        from benchmarks.speed_growth import FITTED_FROM, exponents
+
+        rows = [
+            [panel, name, str(FITTED_FROM[panel]), f"{power:.2f}"]
+            for panel, lines in exponents(growth).items()
+            for name, power in lines.items()
+        ]
+        text += "\n## Growth: exponents of time\n\n" + table(["against", "work", "from", "exponent"], rows)
+    return text
+
+
+def _row(figure: dict[str, Any]) -> list[str]:
+    ours, other = figure["ours"], []
+    if figure["parts"]:
+        other.append(f"{ours / figure['parts']:.2f} of its parts")
+    if figure["compiled"]:
+        other.append(f"apply {figure['eager_apply']:.0f} us, compiled {figure['compiled']:.0f} us")
+    return [
+        figure["work"],
+        figure["allocator"],
+        str(figure["batch"]),
+        f"{ours:.0f}",
+        f"{figure['batch'] / ours * 1e6:,.0f}",
+        f"{figure['loop'] / ours:.1f} x" if figure["loop"] else "-",
+        f"{ours / figure['clone']:.1f}",
+        f"{ours / figure['draw']:.2f}" if figure["draw"] else "-",
+        "; ".join(other) or "-",
+    ]

@@ -1,0 +1,76 @@
+"""The speed benchmark: its loops do the same work, its tables say what was measured. No time is asserted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import speed, speed_growth, speed_loops, speed_memory, speed_targets
+from weightaug.functional import quantile_dropout
+from weightaug.testing import assert_same_function, random_element
+
+
+def figure(work, allocator="raised", batch=512, **times):
+    return {**dict.fromkeys(("loop", "draw", "parts", "eager_apply", "compiled")), **times} | {
+        "work": work,
+        "allocator": allocator,
+        "batch": batch,
+    }
+
+
+@pytest.mark.parametrize("name", ["SirenNegation", "SirenBias", "Permute", "ReLUScale"])
+def test_the_loops_of_symmetries_keep_the_function_as_the_transforms_do(name):
+    work = speed.WORK[name]
+    element = random_element(work.architecture, (2,))
+    torch.manual_seed(0)
+    for i in range(2):
+        weights, biases = work.loop([w[i] for w in element.weights], [b[i] for b in element.biases])
+        moved = type(element)(work.architecture, tuple(weights), tuple(biases))
+        assert_same_function(element[i], moved, tolerance=1e-6)  # the loop rounds k pi to float32
+
+
+def test_the_loop_of_quantile_dropout_does_the_same(monkeypatch):
+    element = random_element(speed.SIREN, (1,), dtype=torch.float32)
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 0.5))
+    weights, _ = speed_loops.quantile_dropout([w[0] for w in element.weights], [b[0] for b in element.biases])
+    ours = quantile_dropout(element, torch.tensor([0.05]), bound=0.1)
+    for theirs, mine in zip(weights, ours.weights, strict=True):
+        assert torch.equal(theirs, mine[0])
+
+
+def test_goals_compare_what_was_measured():
+    results = {
+        "figures": [
+            figure("SirenNegation", ours=100.0, clone=20.0, loop=4000.0),
+            figure("GaussianNoise", ours=150.0, clone=20.0, loop=900.0, draw=100.0),
+            figure("SirenNegation", "default", 64, ours=100.0, clone=10.0, loop=1400.0),
+        ],
+        "memory": {"Mixup": 3.5},
+    }
+    reached = {(g.what, g.case): g.reached for g in speed_targets.goals(results)}
+    assert reached == {
+        ("SirenNegation: the loop's time", "batch 512, raised"): True,
+        ("SirenNegation: a clone's time", "batch 512, raised"): True,
+        ("GaussianNoise: the loop's time", "batch 512, raised"): False,
+        ("GaussianNoise: the draw's time", "batch 512, raised"): False,
+        ("SirenNegation: the loop's time", "batch 64, default"): False,
+        ("SirenNegation: a clone's time", "batch 64, default"): False,
+        ("Mixup: peak memory", "batch 16384"): False,
+    }
+
+
+def test_the_least_of_two_figures_is_taken_time_by_time():
+    one = speed.Figure("raised", 64, "Mixup", ours=3.0, clone=1.0, loop=5.0)
+    other = speed.Figure("raised", 64, "Mixup", ours=2.0, clone=2.0)
+    assert one.least(other) == speed.Figure("raised", 64, "Mixup", ours=2.0, clone=1.0, loop=5.0)
+
+
+def test_exponents_are_those_of_powers():
+    points = [(float(x), 3.0 * x**2.5) for x in (1, 2, 4, 8, 16)]
+    assert speed_growth.exponent(points, 2) == pytest.approx(2.5)
+
+
+def test_a_large_data_set_opens_in_little_memory():
+    found = speed_memory.loading(speed.SIREN, 2000, 100)
+    assert found["shards"] == 20
+    assert found["private_mb_before_the_first_batch"] < 4.7  # a half of what the networks take
