@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -282,15 +281,8 @@ def _in_threads(
     workers = min(len(chunks), torch.get_num_threads())
     if workers == 1:
         return [work(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)]
-    # Assignments let go of Python's lock for some 20 microseconds at a time, too few for a waiting thread to wake
-    # up; by default it would get the lock once in 5 milliseconds.
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(min(interval, 1e-5))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(work, chunks, seeds))
-    finally:
-        sys.setswitchinterval(interval)
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, chunks, seeds))
 
 
 def _random(x: WeightSpaceElement, rules: Sequence[Rule], generator: torch.Generator | None) -> Moves:
