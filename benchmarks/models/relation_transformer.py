@@ -150,9 +150,11 @@ class _AttentionInBlocks(torch.autograd.Function):
         sums = shared * width**-0.5
         result = torch.empty_like(query)
         attention = edges.new_empty(networks, rows, heads, seen)
+        # The widest tensors of all blocks share memory, which then stays in the cache.
+        memory = edges.new_empty(ROWS * seen, 3 * width)
         for block in _blocks(networks, rows):
             of_block = edges[block].flatten(0, 1)
-            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block)
+            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
             products = q.mul_(k).flatten(0, 1)
             weights = (sums.expand(len(products), -1, -1) @ products.mT).softmax(-1)
             m.mul_(value[block[0], None])
@@ -168,11 +170,13 @@ class _AttentionInBlocks(torch.autograd.Function):
 
     @staticmethod
     def project(
-        query: Tensor, key: Tensor, edges: Tensor, of_pair: Tensor, block: tuple[slice, slice]
+        query: Tensor, key: Tensor, edges: Tensor, of_pair: Tensor, block: tuple[slice, slice], memory: Tensor
     ) -> tuple[Tensor, ...]:
         """Queries, keys and factors of the pairs of a block, as slices of one tensor."""
         pairs = edges[block]
-        q, k, m = (pairs.flatten(0, 2) @ of_pair.mT).view(*pairs.shape[:3], -1).chunk(3, -1)
+        of_pairs = pairs.flatten(0, 2)
+        projected = torch.mm(of_pairs, of_pair.mT, out=memory[: len(of_pairs)])
+        q, k, m = projected.view(*pairs.shape[:3], -1).chunk(3, -1)
         return q.add_(query[block].unsqueeze(2)), k.add_(key[block[0], None]), m
 
     @staticmethod
@@ -185,12 +189,13 @@ class _AttentionInBlocks(torch.autograd.Function):
         d_query, d_edges = torch.empty_like(query), torch.empty_like(edges)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
         d_pair, d_to_value = weight.new_zeros(weight.shape[1], 3 * width), torch.zeros_like(to_value)
+        memory, memory_of_d = edges.new_empty(2, ROWS * edges.shape[2], 3 * width)
         for block in _blocks(*edges.shape[:2]):
             pairs, v = edges[block], value[block[0], None]
             of_block, weights = pairs.flatten(0, 1), attention[block].flatten(0, 1)
             g = gradient[block].flatten(0, 1)
-            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block)
-            d = torch.empty(*pairs.shape[:3], 3 * width, dtype=pairs.dtype)
+            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
+            d = memory_of_d[: pairs.shape[:3].numel()].view(*pairs.shape[:3], -1)
             d_q, d_k, d_m = d.chunk(3, -1)
 
             # Through the sums over nodes, of values and, per head, of edges.
