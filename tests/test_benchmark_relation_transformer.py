@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.models import relation_transformer
 from benchmarks.models.relation_transformer import (
     RelationalAttention,
     RelationLayer,
@@ -162,6 +163,29 @@ def test_pieces_of_a_batch_change_nothing():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("edge_rows", [14, 2, 0])
+@pytest.mark.parametrize("rows", [1, 5, 14, 40])  # of a block: one row, a part, a whole network, more than one
+def test_a_layer_in_blocks_is_the_layer(monkeypatch, rows, edge_rows, dropout):
+    monkeypatch.setattr(relation_transformer, "ROWS", rows)
+    torch.manual_seed(0)
+    layer = RelationLayer(WIDTHS, edge_rows, dropout).double()
+    with torch.no_grad():  # biases and norms start at zero and one, where a mistake would not show
+        for p in layer.parameters():
+            p += 0.1 * torch.randn_like(p)
+    looking = 14 if edge_rows else 2
+    nodes, edges = torch.randn(3, 14, 12).double(), torch.randn(3, looking, 14, 8).double()
+    kept = layer.sample(nodes, edges) if dropout else ()
+    leaves = [nodes.requires_grad_(), edges.requires_grad_(), *layer.parameters()]
+    results = []
+    for in_blocks in (False, True):
+        outputs = layer(nodes, edges, *kept, in_blocks=in_blocks)
+        loss = sum((output * torch.cos(torch.arange(output.numel()).view_as(output))).sum() for output in outputs)
+        results.append((outputs, torch.autograd.grad(loss, leaves)))
+    for plain, block in zip(*results, strict=True):
+        torch.testing.assert_close(block, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradients_do_not_depend_on_checkpointing_and_reach_every_parameter(dropout):
     element = networks(SMALL, 3)
     gradients = []
@@ -193,6 +217,9 @@ def test_a_layer_keeps_only_its_inputs_and_parameters():
 
     parameters = sum(p.numel() for p in layer.parameters())
     assert numbers(lambda: recompute(layer, nodes, edges)) == nodes.numel() + edges.numel() + parameters
+    # In blocks: the edges before and after, the weights of the attention, and what is as wide as a node.
+    in_blocks = numbers(lambda: layer(nodes, edges, in_blocks=True))
+    assert in_blocks < edges.numel() * (1 + WIDTHS.heads / WIDTHS.edge) + 30 * nodes.numel() + parameters
     assert numbers(lambda: layer(nodes, edges)) > 10 * edges.numel()  # the measure sees what there is
 
 

@@ -13,6 +13,10 @@ none of them changes the result:
   updates only the edges that they look at.
 * A layer keeps its inputs for the backward pass and makes the rest again (:func:`recompute`).
 * Large batches go through in pieces that the cache holds.
+
+On a CPU, training takes a written-out form of the two parts that work on edges (:class:`_AttentionInBlocks`,
+:class:`_EdgeUpdateInBlocks`): some rows of edges at a time, forward and backward. The modules below are what it
+has to compute, and what runs everywhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from weightaug import Architecture, WeightSpaceElement
 
@@ -107,6 +113,214 @@ def recompute(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
             return torch.func.functional_call(module, dict(zip(state, values, strict=True)), arguments)
 
     return _Recompute.apply(function, *inputs, *state.values())
+
+
+# -- the work on edges, block by block ---------------------------------------------------------------
+
+# Rows of edges (a row is all that one node looks at) in a block: half a network 2-32-32-1. Temporary tensors of
+# a block are up to 3 x attention channels wide. Blocks of half that size take longer, of twice that about as long.
+ROWS = 34
+
+
+def _blocks(networks: int, rows: int) -> list[tuple[slice, slice]]:
+    """Divides the rows of edges of all networks into blocks: some rows of one network, or all rows of some."""
+    some_networks = max(1, ROWS // max(rows, 1))
+    some_rows = max(1, math.ceil(rows / math.ceil(rows / ROWS))) if rows else 1  # of even size
+    return [
+        (slice(first, min(first + some_networks, networks)), slice(start, min(start + some_rows, rows)))
+        for first in range(0, networks, some_networks)
+        for start in range(0, rows, some_rows)
+    ]
+
+
+class _AttentionInBlocks(torch.autograd.Function):
+    """:meth:`RelationalAttention.weigh`, keeping its inputs and the weights of the attention only.
+
+    Channels come last here, so that queries, keys and values are added in long runs. Sums over the channels of
+    a head are products with ``shared``, ``(heads, channels)``: 1 where a channel belongs to a head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, edges: Tensor, weight: Tensor, heads: int
+    ) -> Tensor:
+        networks, rows, seen, width = *edges.shape[:3], query.shape[-1]
+        of_pair, to_value = weight[: 3 * width], weight[3 * width :].unflatten(0, (heads, -1))
+        shared = torch.eye(heads).to(edges).repeat_interleave(width // heads, 1)
+        sums = shared * width**-0.5
+        result = torch.empty_like(query)
+        attention = edges.new_empty(networks, rows, heads, seen)
+        # The widest tensors of all blocks share memory, which then stays in the cache.
+        memory = edges.new_empty(ROWS * seen, 3 * width)
+        for block in _blocks(networks, rows):
+            of_block = edges[block].flatten(0, 1)
+            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
+            products = q.mul_(k).flatten(0, 1)
+            weights = (sums.expand(len(products), -1, -1) @ products.mT).softmax(-1)
+            m.mul_(value[block[0], None])
+            # Every head's weights times the values of all heads; each head's own are on the diagonal.
+            of_heads = (weights @ m.flatten(0, 1)).unflatten(-1, (heads, -1)).diagonal(dim1=1, dim2=2).mT
+            summed = (weights @ of_block).transpose(0, 1)
+            of_heads = of_heads + (summed @ to_value.mT).transpose(0, 1)
+            result[block] = of_heads.reshape(q.shape[:2] + (width,))
+            attention[block] = weights.unflatten(0, q.shape[:2])
+        ctx.heads = heads
+        ctx.save_for_backward(query, key, value, edges, weight, attention, shared)
+        return result
+
+    @staticmethod
+    def project(
+        query: Tensor, key: Tensor, edges: Tensor, of_pair: Tensor, block: tuple[slice, slice], memory: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Queries, keys and factors of the pairs of a block, as slices of one tensor."""
+        pairs = edges[block]
+        of_pairs = pairs.flatten(0, 2)
+        projected = torch.mm(of_pairs, of_pair.mT, out=memory[: len(of_pairs)])
+        q, k, m = projected.view(*pairs.shape[:3], -1).chunk(3, -1)
+        return q.add_(query[block].unsqueeze(2)), k.add_(key[block[0], None]), m
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, edges, weight, attention, shared = ctx.saved_tensors
+        heads, width = ctx.heads, query.shape[-1]
+        sums = shared * width**-0.5
+        of_pair, to_value = weight[: 3 * width], weight[3 * width :].unflatten(0, (heads, -1))
+        d_query, d_edges = torch.empty_like(query), torch.empty_like(edges)
+        d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
+        d_pair, d_to_value = weight.new_zeros(weight.shape[1], 3 * width), torch.zeros_like(to_value)
+        memory, memory_of_d = edges.new_empty(2, ROWS * edges.shape[2], 3 * width)
+        for block in _blocks(*edges.shape[:2]):
+            pairs, v = edges[block], value[block[0], None]
+            of_block, weights = pairs.flatten(0, 1), attention[block].flatten(0, 1)
+            g = gradient[block].flatten(0, 1)
+            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
+            d = memory_of_d[: pairs.shape[:3].numel()].view(*pairs.shape[:3], -1)
+            d_q, d_k, d_m = d.chunk(3, -1)
+
+            # Through the sums over nodes, of values and, per head, of edges.
+            by_head = g.unsqueeze(1) * shared
+            of_head = g.unflatten(-1, (heads, -1)).transpose(0, 1)
+            d_summed = (of_head @ to_value).transpose(0, 1)
+            d_to_value += of_head.mT @ (weights @ of_block).transpose(0, 1)
+            d_values = (weights.mT @ by_head).view_as(d_m)
+            d_weights = torch.baddbmm(by_head @ (m * v).flatten(0, 1).mT, d_summed, of_block.mT)
+            torch.mul(d_values, v, out=d_m)
+            d_value[block[0]] += d_values.mul_(m).sum(1)
+
+            # Through the softmax and the scores.
+            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_products = (d_scores.mT @ sums.expand(len(g), -1, -1)).view_as(d_m)
+            torch.mul(d_products, k, out=d_q)
+            torch.mul(d_products, q, out=d_k)
+            d_query[block] = d_q.sum(2)
+            d_key[block[0]] += d_k.sum(1)
+
+            # Through the projections.
+            d = d.flatten(0, 2)
+            d_pair.addmm_(pairs.flatten(0, 2).mT, d)  # MKL is faster with the wide matrix last
+            d_edges[block] = torch.baddbmm((d @ of_pair).view_as(of_block), weights.mT, d_summed).view_as(pairs)
+        d_weight = torch.cat([d_pair.mT, d_to_value.flatten(0, 1)])
+        return d_query, d_key, d_value, d_edges, d_weight, None
+
+
+class _EdgeUpdateInBlocks(torch.autograd.Function):
+    """:meth:`RelationLayer.update_edges`, keeping its inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, edges: Tensor, *others: Tensor | float) -> Tensor:
+        share, relation_kept, update_kept, *parameters = others
+        kept = first, second, edges, relation_kept, update_kept, *parameters
+        ctx.share = share
+        ctx.save_for_backward(*kept)
+        result = torch.empty_like(edges[:, edges.shape[1] - first.shape[1] :])
+        for block in _blocks(*result.shape[:2]):
+            updated = _EdgeUpdateInBlocks.steps(*kept, share=share, block=block)[-1]
+            result[block] = updated.view_as(result[block])
+        return result
+
+    @staticmethod
+    def steps(
+        first: Tensor,
+        second: Tensor,
+        edges: Tensor,
+        relation_kept: Tensor | None,
+        update_kept: Tensor | None,
+        *parameters: Tensor,
+        share: float,
+        block: tuple[slice, slice],
+    ) -> tuple[Any, ...]:
+        """What is computed on the way to the edges of a block, each ``(pairs, channels)``."""
+        from_edges, out, out_bias, norm, norm_bias, inner, outer, outer_bias, norm2, norm2_bias = parameters
+        networks, rows = block
+        channels = edges.shape[-1:]
+        skipped = edges.shape[1] - first.shape[1]
+        absolute = slice(rows.start + skipped, rows.stop + skipped)
+        pairs = edges[networks, absolute].flatten(0, 2)
+        reverse = edges[networks, :, absolute].transpose(1, 2).flatten(0, 2)
+        to_hidden, reverse_to_hidden = from_edges.chunk(2, 1)
+
+        def branch(values: Tensor, kept: Tensor | None) -> Tensor:
+            return values if kept is None else values.mul_(kept[block].flatten(0, 2)).div_(1 - share)
+
+        hidden = (first[block].unsqueeze(2) + second[networks, None]).flatten(0, 2)
+        hidden.addmm_(pairs, to_hidden.mT).addmm_(reverse, reverse_to_hidden.mT)
+        active = F.gelu(hidden)
+        related = branch(torch.addmm(out_bias, active, out.mT), relation_kept).add_(pairs)
+        middle, *moments = torch.native_layer_norm(related, channels, norm, norm_bias, 1e-5)
+        hidden2 = middle @ inner.mT
+        active2 = F.gelu(hidden2)
+        summed = branch(torch.addmm(outer_bias, active2, outer.mT), update_kept).add_(middle)
+        updated, *moments2 = torch.native_layer_norm(summed, channels, norm2, norm2_bias, 1e-5)
+        return (
+            (pairs, reverse, hidden, active, related, moments),
+            (middle, hidden2, active2, summed, moments2),
+            updated,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        first, second, edges, relation_kept, update_kept, *parameters = ctx.saved_tensors
+        from_edges, out, _, norm, norm_bias, inner, outer, _, norm2, norm2_bias = parameters
+        sums = [torch.zeros_like(p) for p in parameters]
+        d_first, d_second, d_edges = torch.empty_like(first), torch.zeros_like(second), torch.zeros_like(edges)
+        skipped, channels, width = edges.shape[1] - first.shape[1], edges.shape[-1:], edges.shape[-1]
+        backward_of_norm = torch.ops.aten.native_layer_norm_backward
+
+        def of_branch(values: Tensor, kept: Tensor | None) -> Tensor:
+            return values if kept is None else (values * kept[block].flatten(0, 2)).div_(1 - ctx.share)
+
+        for block in _blocks(*first.shape[:2]):
+            lower, upper, _ = _EdgeUpdateInBlocks.steps(*ctx.saved_tensors, share=ctx.share, block=block)
+            pairs, reverse, hidden, active, related, moments = lower
+            middle, hidden2, active2, summed, moments2 = upper
+            networks, rows = block
+            absolute = slice(rows.start + skipped, rows.stop + skipped)
+
+            g = gradient[block].flatten(0, 2)
+            d, *of_norm2 = backward_of_norm(g, summed, channels, *moments2, norm2, norm2_bias, [True] * 3)
+            d_branch = of_branch(d, update_kept)
+            d_hidden2 = torch.ops.aten.gelu_backward(d_branch @ outer, hidden2)
+            of_upper = (d_hidden2.mT @ middle, d_branch.mT @ active2, d_branch.sum(0), *of_norm2)
+            d = torch.addmm(d, d_hidden2, inner)
+            d, *of_norm = backward_of_norm(d, related, channels, *moments, norm, norm_bias, [True] * 3)
+            d_branch = of_branch(d, relation_kept)
+            d_hidden = torch.ops.aten.gelu_backward(d_branch @ out, hidden)
+            of_lower = (d_branch.mT @ active, d_branch.sum(0), *of_norm)
+            sums[0][:, :width].addmm_(d_hidden.mT, pairs)
+            sums[0][:, width:].addmm_(d_hidden.mT, reverse)
+            for total, part in zip(sums[1:], of_lower + of_upper, strict=True):
+                total += part
+
+            of_block = edges[networks, absolute]
+            d_edges[networks, absolute] += torch.addmm(d, d_hidden, from_edges[:, :width]).view_as(of_block)
+            d_reverse = (d_hidden @ from_edges[:, width:]).view_as(of_block)
+            d_edges[networks, :, absolute] += d_reverse.transpose(1, 2)
+            d_hidden = d_hidden.unflatten(0, of_block.shape[:3])
+            d_first[block] = d_hidden.sum(2)
+            d_second[networks] += d_hidden.sum(1)
+        return d_first, d_second, d_edges, None, None, None, *sums
 
 
 # -- from weights and biases to nodes and edges ------------------------------------------------------
@@ -238,17 +452,26 @@ class RelationalAttention(nn.Module):
         self.of_edges = nn.Linear(widths.edge, 4 * width, bias=False)  # Q', K', M, V'
         self.out = nn.Linear(width, widths.node)
 
-    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+    def forward(self, nodes: Tensor, edges: Tensor, in_blocks: bool = False) -> Tensor:
         """Lets the last nodes look at all nodes.
 
         Args:
             nodes: ``(batch, nodes, channels)``.
             edges: ``(batch, looking, nodes, channels)``, those of the last nodes.
+            in_blocks: Whether to take the written-out form.
 
         Returns:
             ``(batch, looking, channels)``.
         """
         looking, seen = edges.shape[1:3]
+        query, key, value = self.of_nodes(nodes).chunk(3, -1)
+        query = query[:, seen - looking :]
+        if in_blocks:
+            return self.out(_AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads))
+        return self.out(self.weigh(query, key, value, edges))
+
+    def weigh(self, query: Tensor, key: Tensor, value: Tensor, edges: Tensor) -> Tensor:
+        """The weighted sums of the values, given what the nodes contribute: ``(batch, looking, all heads)``."""
 
         # Channels first, (channels, batch, i, j): each projection is one matrix product, and sums over
         # a head and broadcasts run along the long axes.
@@ -262,8 +485,8 @@ class RelationalAttention(nn.Module):
             return by_head((weight @ pairs).unflatten(1, edges.shape[:3]))
 
         # No operation in place here: on the view of a product, autograd would copy the whole of it.
-        query, key, value = (by_head(n) for n in self.of_nodes(nodes).movedim(-1, 0).chunk(3))
-        query, key, value = query[..., seen - looking :, None], key.unsqueeze(3), value.unsqueeze(3)
+        query, key, value = (by_head(n.movedim(-1, 0)) for n in (query, key, value))
+        query, key, value = query.unsqueeze(4), key.unsqueeze(3), value.unsqueeze(3)
         to_query, to_key, to_factor, to_value = self.of_edges.weight.chunk(4)
         scores = ((project(to_query) + query) * (project(to_key) + key)).sum(1)
         attention = (scores * self.out.in_features**-0.5).softmax(-1)
@@ -271,7 +494,7 @@ class RelationalAttention(nn.Module):
         # V' commutes with the sum over nodes: first the edges are summed, per head, then the sums projected.
         summed = torch.einsum("hbij,bijc->hbic", attention, edges)
         result = result + torch.einsum("hdc,hbic->hdbi", by_head(to_value), summed).flatten(0, 1)
-        return self.out(result.movedim(0, -1))
+        return result.movedim(0, -1)
 
 
 class RelationLayer(nn.Module):
@@ -314,7 +537,7 @@ class RelationLayer(nn.Module):
         branches = [some_nodes] * 2 + [some_edges] * 2 * bool(self.edge_rows)
         return tuple(torch.rand_like(branch) >= self.dropout for branch in branches)
 
-    def forward(self, nodes: Tensor, edges: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, nodes: Tensor, edges: Tensor, *kept: Tensor, in_blocks: bool = False) -> tuple[Tensor, ...]:
         """Updates nodes and edges.
 
         Args:
@@ -322,31 +545,45 @@ class RelationLayer(nn.Module):
             edges: ``(batch, looking, nodes, channels)``, those of the last nodes.
             kept: What dropout keeps: nothing for no dropout, or what :meth:`sample` drew. It is an argument
                 because the backward pass, which computes the layer again, has to drop the same.
+            in_blocks: Whether to take the written-out forms of what works on edges.
 
         Returns:
             The states of the looking nodes and, if edges are updated, ``(batch, edge_rows, nodes, channels)``.
         """
         masks = iter(kept)
-
-        def branch(values: Tensor) -> Tensor:
-            return values * next(masks) / (1 - self.dropout) if kept else values
-
         rows, count = edges.shape[1:3]
         looking = nodes[:, count - rows :]
-        looking = self.attention_norm(looking + branch(self.attention_out(self.attention(nodes, edges))))
-        looking = self.node_norm(looking + branch(self.node_update(looking)))
+        attended = self.attention_out(self.attention(nodes, edges, in_blocks))
+        looking = self.attention_norm(looking + self._branch(attended, next(masks, None)))
+        looking = self.node_norm(looking + self._branch(self.node_update(looking), next(masks, None)))
         if not self.edge_rows:
             return (looking,)
 
         # An edge can see both of its ends and its reverse only where all nodes were updated.
         assert rows == count, f"edges are updated from those of all {count} nodes, got {rows}"
-        some = slice(count - self.edge_rows, count)
-        reverse = edges[:, :, some].transpose(1, 2)
-        edges = edges[:, some]
-        hidden = self.from_edges(torch.cat([edges, reverse], dim=-1))
-        hidden = hidden + self.from_first(looking[:, some]).unsqueeze(2) + self.from_second(looking).unsqueeze(1)
-        edges = self.relation_norm(edges + branch(self.relation_out(hidden)))
-        return looking, self.edge_norm(edges + branch(self.edge_update(edges)))
+        first = self.from_first(looking[:, count - self.edge_rows :]) + self.from_edges.bias
+        second = self.from_second(looking)
+        relation_kept, update_kept = next(masks, None), next(masks, None)
+        if not in_blocks:
+            return looking, self.update_edges(first, second, edges, relation_kept, update_kept)
+        parameters = [p for module in (self.relation_out[1], self.relation_norm) for p in module.parameters()]
+        parameters += [p for module in (self.edge_update, self.edge_norm) for p in module.parameters()]
+        arguments = (self.dropout, relation_kept, update_kept, self.from_edges.weight, *parameters)
+        return looking, _EdgeUpdateInBlocks.apply(first, second, edges, *arguments)
+
+    def update_edges(
+        self, first: Tensor, second: Tensor, edges: Tensor, relation_kept: Tensor | None, update_kept: Tensor | None
+    ) -> Tensor:
+        """The new states of the last edges, given what their first and second nodes contribute."""
+        some = slice(edges.shape[1] - self.edge_rows, None)
+        edges, reverse = edges[:, some], edges[:, :, some].transpose(1, 2)
+        hidden = F.linear(torch.cat([edges, reverse], dim=-1), self.from_edges.weight)
+        hidden = hidden + first.unsqueeze(2) + second.unsqueeze(1)
+        edges = self.relation_norm(edges + self._branch(self.relation_out(hidden), relation_kept))
+        return self.edge_norm(edges + self._branch(self.edge_update(edges), update_kept))
+
+    def _branch(self, values: Tensor, kept: Tensor | None) -> Tensor:
+        return values if kept is None else values * kept / (1 - self.dropout)
 
 
 def _perceptron(channels: int, hidden: int) -> nn.Sequential:
@@ -439,20 +676,31 @@ class RelationTransformer(nn.Module):
 
     def _output_states(self, element: WeightSpaceElement) -> Tensor:
         nodes, edges = self.embed(element)
+        in_blocks = self._in_blocks(edges)
         for layer in self.layers:
             if not layer.edge_rows:
                 edges = edges[:, edges.shape[1] - self.outputs :]
             kept = layer.sample(nodes, edges) if self.training and layer.dropout else ()
-            nodes, *updated = self._call(layer, nodes, edges, *kept)
+            if in_blocks:
+                nodes, *updated = layer(nodes, edges, *kept, in_blocks=True)
+            else:
+                nodes, *updated = self._call(layer, nodes, edges, *kept)
             edges = updated[0] if updated else edges
         return nodes
 
     def _call(self, module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
         return recompute(module, *inputs) if self.checkpoint and torch.is_grad_enabled() else module(*inputs)
 
+    def _in_blocks(self, of_device: Tensor) -> bool:
+        """Whether the written-out forms can be taken: they know nothing of autocast and torch.func."""
+        plain = torch.is_autocast_enabled(of_device.device.type) or torch._C._are_functorch_transforms_active()
+        return self.checkpoint and of_device.device.type == "cpu" and not plain
+
     def _pieces(self, element: WeightSpaceElement) -> list[WeightSpaceElement]:
         """Parts of the batch. On a CPU, smaller tensors stay in the cache and reuse memory of the last piece."""
         budget = 2**21 if element.device.type == "cpu" else 2**29
+        if self._in_blocks(element.weights[0]):
+            budget = 2**24  # blocks are small anyway
         size, count = max(1, budget // self.footprint), element.batch_shape[0]
         return [element[start : start + size] for start in range(0, max(count, 1), size)]
 
