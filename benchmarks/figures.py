@@ -290,7 +290,8 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
     width = max(5.5, 0.75 + 3.4 * len(views))
     text = caption(groups, round(17 * width))
     # Inches, from below: caption, legend, labels of the axes, axes, titles.
-    keys_across = max(1, min(len(keys), round(width / 2)))
+    longest = max(len(str(key.get_label())) for key in keys)
+    keys_across = max(1, min(len(keys), int(width / (0.5 + 0.062 * longest))))
     legend = 0.15 + 0.13 * (text.count("\n") + 1)
     bottom = legend + 0.19 * -(-len(keys) // keys_across) + 0.5
     height = bottom + 2.1 * len(quantities) + 0.55

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import sys
 from dataclasses import replace
@@ -228,6 +229,16 @@ def test_lines_are_the_curves(runs):
     assert (list(lines["_best"].get_xdata()), list(lines["_best"].get_ydata())) == ([20], [2.0])
     best = {line.get_label(): line for line in axes["accuracy/10"].lines}["_best"]
     assert (list(best.get_xdata()), list(best.get_ydata())) == ([200], [30])
+
+
+@pytest.mark.parametrize("rows", [("none",), ("none", "negation_full_aligned_mixup", "full_aligned_mixup")])
+@pytest.mark.parametrize("views", [(1,), (1, 10)])
+def test_the_legend_lies_within_the_figure(rows, views):
+    groups = group_cells([cell(0, row=row, views=v) for row in rows for v in views])
+    figure = figures.draw_curves(groups)
+    figure.savefig(io.BytesIO())
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
 
 
 def test_the_caption_says_what_is_and_what_is_not_held(runs):
