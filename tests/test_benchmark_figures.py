@@ -255,20 +255,8 @@ def test_curves_of_the_table_command_are_found(tmp_path, capsys):
     pytest.importorskip("tyro")
     from benchmarks import table1
 
-    tiny = [
-        "--preset",
-        "smoke",
-        "--datasets",
-        "digits",
-        "--workers",
-        "1",
-        "--fit.limit",
-        "40",
-        "--fit.steps",
-        "3",
-        "--train.epochs",
-        "2",
-    ]
+    tiny = ["--preset", "smoke", "--datasets", "digits", "--workers", "1"]
+    tiny += ["--fit.limit", "40", "--fit.steps", "3", "--train.epochs", "2"]
     table1.main([*tiny, "--rows", "none", "--output", str(tmp_path)])
     figures.main(["curves", "--runs", str(tmp_path), "--out", str(tmp_path / "figures")])
     assert "no cells of 10 views" in capsys.readouterr().out

@@ -24,20 +24,8 @@ from weightaug import io
 pytest.importorskip("sklearn")
 pytest.importorskip("tyro")
 
-TINY = [
-    "--preset",
-    "smoke",
-    "--datasets",
-    "digits",
-    "--workers",
-    "1",
-    "--fit.limit",
-    "40",
-    "--fit.steps",
-    "3",
-    "--train.epochs",
-    "1",
-]
+TINY = ["--preset", "smoke", "--datasets", "digits", "--workers", "1"]
+TINY += ["--fit.limit", "40", "--fit.steps", "3", "--train.epochs", "1"]
 ALL_ROWS = ["--rows", *ROWS]
 
 

@@ -192,13 +192,9 @@ def load_networks(
     sizes = tuple(sum(counts[part] for part in split) for split in by_view[0])
     columns, labels = data.columns, data.labels
     assert labels is not None
-    if "sample" in columns and not torch.equal(*_views_and_first(columns["sample"], sum(sizes), views)):
+    samples = columns.get("sample")
+    if samples is not None and not torch.equal(samples, samples[: sum(sizes)].repeat(views)):
         raise ValueError(f"{parts[0].path.parent.parent}: views are of different samples; delete it, to be made again")
     splits = None if len(sizes) == 1 else sizes
     classes = source(dataset, data_dir).classes
     return Networks(NetworkReader(data), labels[: sum(sizes)], columns["psnr"], views, classes, splits, tuple(skipped))
-
-
-def _views_and_first(samples: Tensor, count: int, views: int) -> tuple[Tensor, Tensor]:
-    """The samples of all views, and those of the first as often."""
-    return samples, samples[:count].repeat(views)
