@@ -17,6 +17,7 @@ from scipy.stats import t as student
 from benchmarks import published
 from benchmarks.published import MODEL_LABELS, TABLE1
 from benchmarks.rows import ROWS
+from benchmarks.settings import SHAPES
 from benchmarks.train import Cell
 
 BASELINE = "none"  # the row that the others are compared with
@@ -144,7 +145,7 @@ class Column(NamedTuple):
     @property
     def published(self) -> dict[str, published.Column]:
         """The paper's columns that stand beside it, by their heads: all of its data set with as many coordinates."""
-        name = "FMNIST" if self.dataset in ("digits", "fashion-mnist") else "ModelNet40"
+        name = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
         short = {"dws": "DWS", "relation-transformer": "GNN"}
         return {
             f"paper: {short[model]}, {views} v.": published.Column(name, model, views)
@@ -284,9 +285,9 @@ def notes(cells: Sequence[Cell]) -> str:
     return "\n\n".join(lines)
 
 
-def markdown(cells: Sequence[Cell]) -> str:
+def markdown(tables: Sequence[Column], cells: Sequence[Cell]) -> str:
     """All tables and notes."""
-    parts = [f"### {column.title}\n\n{table(column)}" for column in columns(cells)]
+    parts = [f"### {column.title}\n\n{table(column)}" for column in tables]
     return "\n\n".join([*parts, notes(cells)]) + "\n"
 
 
@@ -302,8 +303,8 @@ def write(cells: Sequence[Cell], path: Path, preface: str = "") -> str:
         The Markdown.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = preface + markdown(cells)
     tables = columns(cells)
+    text = preface + markdown(tables, cells)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     path.with_suffix(".tex").write_text("\n\n".join(map(latex, tables)) + "\n", encoding="utf-8")
     path.with_suffix(".csv").write_text(as_csv(tables), encoding="utf-8")

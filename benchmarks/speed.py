@@ -174,8 +174,8 @@ def _fits() -> wa.WeightSpaceElement:
 
 
 def _fitted(batch: int) -> wa.WeightSpaceElement:
-    index = torch.arange(batch) % len(_fits())
-    return wa.WeightSpaceElement(SIREN, _fits()[index].weights, _fits()[index].biases)
+    stored = _fits()[torch.arange(batch) % len(_fits())]
+    return wa.WeightSpaceElement(SIREN, stored.weights, stored.biases)
 
 
 def wake_up(seconds: float = 3.0) -> None:

@@ -11,7 +11,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 
 from benchmarks import report
 from benchmarks.data import quality
+from benchmarks.data.sdf import short_hash
 from benchmarks.data.sources import source
-from benchmarks.data.store import Part, load_networks, parts_of, plain, short_hash
+from benchmarks.data.store import Part, described, load_networks, parts_of, plain
 from benchmarks.run import Executor, Job, JobsFailed
 from benchmarks.run_ray import RayExecutor
 from benchmarks.settings import PRESETS, ROWS, DatasetName, Settings
@@ -98,15 +98,14 @@ def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, An
     views = settings.all_views
     networks = load_networks(dataset, views, fit, settings.output / "inrs", settings.data_dir)
     statistics = quality.statistics_of(networks)
-    described = plain(asdict(fit) | {"convention": asdict(fit.convention)})
-    write_json(path, {"dataset": dataset, "views": views, "fit": described, "statistics": statistics})
+    write_json(path, {"dataset": dataset, "views": views, "fit": plain(described(fit)), "statistics": statistics})
     return statistics
 
 
 def make_report(settings: Settings) -> None:
     """Prints the tables of what is there, and writes them."""
-    described = {dataset: network_statistics(settings, dataset) for dataset in settings.datasets}
-    known = {dataset: statistics for dataset, statistics in described.items() if statistics is not None}
+    taken = {dataset: network_statistics(settings, dataset) for dataset in settings.datasets}
+    known = {dataset: statistics for dataset, statistics in taken.items() if statistics is not None}
     preface = "".join(f"{quality.table(dataset, statistics)}\n\n" for dataset, statistics in known.items())
     path = settings.output / f"table1-{settings.preset}"
     print("\n" + report.write(training_jobs(settings), path, preface))

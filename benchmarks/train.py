@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import weightaug as wa
+from benchmarks.data.sdf import short_hash
 from benchmarks.data.sources import source
-from benchmarks.data.store import NetworkReader, Networks, load_networks, plain, short_hash
+from benchmarks.data.store import NetworkReader, Networks, described, load_networks, plain
 from benchmarks.models.dws import DWS
 from benchmarks.models.relation_transformer import RelationTransformer, Widths
 from benchmarks.published import ModelName
@@ -66,7 +67,7 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """All that decides the result."""
         row = ROWS[self.row]
-        fitting = asdict(self.fit) | {"convention": asdict(self.fit.convention)}
+        fitting = described(self.fit)
         del fitting["batch"]
         settings = {
             "dataset": self.dataset,

@@ -6,7 +6,6 @@ there or is not, and an interrupted run goes on with the parts that are missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
+from benchmarks.data.sdf import short_hash
 from benchmarks.data.sources import Source, source
 from benchmarks.settings import DatasetName, FitSettings
 from weightaug import Architecture, WeightSpaceElement, io
@@ -54,7 +54,7 @@ class Part:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the networks, beside the numbers of the samples."""
-        fitting = asdict(self.fit) | {"convention": asdict(self.fit.convention)}
+        fitting = described(self.fit)
         for key in self.fit.CHOICE:  # which networks are made, and with whom, but not what they are
             del fitting[key]
         if fitting["convention"]["coordinates"] == "xy":  # said since "ij" exists; older networks stay valid
@@ -95,9 +95,9 @@ def plain(data: Any) -> Any:
     return json.loads(json.dumps(data))
 
 
-def short_hash(data: Any) -> str:
-    """Eight hexadecimal digits that stand for JSON data."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+def described(fit: FitSettings) -> dict[str, Any]:
+    """The settings of a fit with what their convention stands for."""
+    return asdict(fit) | {"convention": asdict(fit.convention)}
 
 
 def parts_of(
