@@ -14,8 +14,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ from benchmarks.alignment_data import Fits, load_fits
 from benchmarks.settings import ConventionName
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, act, cat
-from weightaug.matching import match
+from weightaug.matching import assignment, descent, match
 
 THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 250}
 METHODS: dict[str, dict[str, Any]] = {
@@ -316,12 +318,20 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
             ("full group", {}),
             ("full group, two starts", {"starts": ("identity", "forward")}),
         ):
-            took = []
-            for _ in range(7):
-                started = time.perf_counter()
-                match(a, b, **cast(Any, options))
-                took.append(time.perf_counter() - started)
-            rows.append({"method": name, "pairs/s": len(a) / min(took), "ratio": base / min(took)})
+            for loops in ("numba", "scipy"):
+                with ExitStack() as stack:
+                    if loops == "scipy":
+                        for module in (assignment, descent):
+                            stack.enter_context(mock.patch.object(module, "compiled_loops", return_value=None))
+                    elif assignment.compiled_loops() is None:
+                        continue
+                    took = []
+                    for _ in range(7):
+                        started = time.perf_counter()
+                        match(a, b, **cast(Any, options))
+                        took.append(time.perf_counter() - started)
+                fastest = min(took)
+                rows.append({"method": f"{name}, {loops}", "pairs/s": len(a) / fastest, "ratio": base / fastest})
         for row in rows:
             row.setdefault("assignments per pair", "")
         table(f"Speed on {len(a)} fitted pairs at once, {convention}, load {os.getloadavg()[0]:.1f}", rows)

@@ -7,11 +7,23 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from scipy.optimize import linear_sum_assignment
 
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, act
-from weightaug.matching import align_to, assign, canonicalize, distance, match, match_many, sinkhorn, weight
-from weightaug.matching.assignment import assign_again
+from weightaug.matching import (
+    align_to,
+    assign,
+    assignment,
+    canonicalize,
+    descent,
+    distance,
+    match,
+    match_many,
+    sinkhorn,
+    weight,
+)
+from weightaug.matching.assignment import assign_again, unknown_prices
 from weightaug.matching.canonical import balance
 from weightaug.matching.descent import Pairs
 from weightaug.matching.rules import resolve
@@ -57,6 +69,21 @@ ARCHITECTURES = [
     RESIDUAL,
     CONV,
 ]
+
+
+@pytest.fixture(params=["numba", "scipy"], autouse=True, scope="module")
+def solver(request):
+    """Everything here holds with numba's loops and without."""
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="needs the extra 'fast': pip install 'weightaug[fast]'")
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (assignment, descent):
+            patch.setattr(module, "compiled_loops", lambda: None)
+        yield
+
+
 NAMES = ["siren", "siren4", "relu", "leaky", "tanh", "gaussian", "cosine", "abs", "gelu", "nobias", "mixed", "one"]
 each_architecture = pytest.mark.parametrize("arch", ARCHITECTURES, ids=[*NAMES, "residual", "conv"])
 
@@ -370,6 +397,61 @@ def test_match_many_is_cycle_consistent_and_no_worse_than_one_reference():
 # -- the assignment solver -------------------------------------------------------------------------------
 
 
+@given(st.integers(0, 999), st.integers(1, 12), st.sampled_from([0, 1, 3, 1000]))
+def test_assignments_are_the_best_ones_and_come_with_prices(seed, n, values):
+    # Few different values mean many ties; zero means that all are equal.
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(values + 1, (5, n, n), generator=generator).double()
+    found, prices = assign_again(score, unknown_prices(score))
+    assert torch.equal(found.sort(1).values, torch.arange(n).expand(5, n))
+    reached = score.gather(2, found.unsqueeze(2)).squeeze(2)
+    for i in range(5):
+        rows, columns = linear_sum_assignment(score[i].numpy(), maximize=True)
+        assert reached[i].sum() == pytest.approx(score[i, rows, columns].sum().item())
+    if assignment.compiled_loops() is not None:  # then these are exact: no row would like another column better
+        gain = (score - prices.unsqueeze(1)) - (reached - prices.gather(1, found)).unsqueeze(2)
+        assert gain.max() <= 1e-9 * (values + 1)
+
+
+def test_no_networks_no_assignments():
+    score = torch.empty(0, 3, 3, dtype=torch.float64)
+    assert assign(score).shape == assign_again(score, unknown_prices(score))[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(value):
+    score = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    score[1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"4 x 4 scores that are finite.* 1 that"):
+        assign(score)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([x for x in ARCHITECTURES if x.hidden]), st.integers(0, 10**6), st.integers(0, 6))
+def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):
+    loops = assignment.compiled_loops()
+    if loops is None:
+        pytest.skip("compares numba's loops with the others: once is enough")
+    rules = resolve(arch, "auto")
+    a, b = (networks(arch, 5, seed=s) for s in (seed, seed + 1))
+    compiled, readable = Pairs(a, b, rules), Pairs(a, b, rules)
+    readable._loops = None
+    moves = readable.descend(weight._random(b, rules, torch.Generator().manual_seed(seed)), max_sweeps=1)
+    todo = None if count > 5 else torch.randperm(5, generator=torch.Generator().manual_seed(seed))[:count]
+    for slot in range(len(rules)):
+        for known in (None, frozenset(), frozenset([0])):
+            for search in (True, False):
+                pairs = torch.arange(5) if todo is None else todo
+                if not len(pairs):
+                    continue
+                ours = compiled._visit(slot, moves, todo, known, search=search)
+                theirs = readable._visit(slot, moves, todo, known, search=search)
+                score, *_ = compiled._decide(slot, *ours[:2], todo)
+                expected, *_ = readable._decide(slot, *theirs[:2], todo)
+                torch.testing.assert_close(score, expected)  # ties may be broken differently
+                torch.testing.assert_close(ours[2], theirs[2])
+
+
 def test_assignments_stay_on_the_gpu_if_they_can(monkeypatch):
     # No GPU here: a stand-in for the solver, and for the flag of a tensor that says that it is on one.
     calls = []
@@ -389,7 +471,7 @@ def test_assignments_stay_on_the_gpu_if_they_can(monkeypatch):
     assert torch.equal(torch.as_tensor(assignment.assign(fake)), torch.arange(4).expand(3, 4))
     assert calls == [(3, 4, 4)]
     assignment.assign(torch.eye(4).repeat(3, 1, 1))
-    assert len(calls) == 1  # host tensors go to scipy
+    assert len(calls) == 1  # host tensors go to the host's solver
 
 
 # -- errors ------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from weightaug import (
 )
 from weightaug.functional import mix, mix_target
 from weightaug.testing import assert_close, assert_equal, assert_same_function, random_element
+from weightaug.transforms import mixing
 
 ARCH = Architecture.siren((2, 8, 8, 1))
 VARIANTS = [Mixup(), PermutedMixup(), AlignedMixup(), AlignedMixup(symmetry="permutation")]
@@ -89,6 +90,22 @@ def test_lambda_is_uniform_or_beta():
         assert 0 <= float(lam.min()) <= float(lam.max()) <= 1
         assert abs(float(lam.mean()) - 0.5) < 0.02
         assert abs(float(lam.var()) / variance - 1) < 0.05
+
+
+@pytest.mark.parametrize("symmetry", ["permutation", "auto"])
+def test_large_batches_are_aligned_and_mixed_in_pieces(symmetry, monkeypatch):
+    x = random_element(ARCH, (7,)).map(lambda t: t.requires_grad_())
+    before = [t.detach().clone() for t in x.tensors()]
+    for transform in (AlignedMixup(symmetry=symmetry), AlignedMixup(symmetry=symmetry, pool=Pool(x.detach()))):
+        found = []
+        for piece in (512, 3):
+            monkeypatch.setattr(mixing, "_PIECE", piece)
+            mixed = transform(x, generator=generator())
+            gradients = torch.autograd.grad(sum(t.square().sum() for t in mixed.tensors()), x.tensors())
+            found.append([*mixed.tensors(), *gradients])
+        for whole, parts in zip(*found, strict=True):
+            torch.testing.assert_close(parts, whole)
+    assert all(torch.equal(t, b) for t, b in zip(x.tensors(), before, strict=True))
 
 
 def test_batches_of_more_dimensions():

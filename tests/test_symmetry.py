@@ -106,6 +106,16 @@ def test_many_networks_and_one_group_element():
     assert_same_function(element, moved)
 
 
+def test_group_elements_are_joined_if_they_fit():
+    x = random_element(SIREN, (5,))
+    group = random_group(x, seed=3)
+    assert_equal(act(x, GroupElement.cat([group[:2], group[2:]])), act(x, group))
+    with pytest.raises(ValueError, match="at least one"):
+        GroupElement.cat([])
+    with pytest.raises(ValueError, match="same spaces"):
+        GroupElement.cat([group, GroupElement.identity(SIREN)])
+
+
 def test_negation_flips_the_stated_share_of_neurons():
     element = random_element(SIREN, (2000,), dtype=torch.float32)
     signs = torch.cat(SirenNegation(p=0.3).sample(element, generator=generator()).scale, -1)

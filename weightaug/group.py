@@ -13,7 +13,7 @@ ones (c = a), and an integer k for the sine and cosine (c gains (-1)^k).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +154,22 @@ class GroupElement:
     def __getitem__(self, index: Any) -> GroupElement:
         """Indexes the batch dimensions of every tensor."""
         return self.map(lambda t: t[index])
+
+    @staticmethod
+    def cat(groups: Sequence[GroupElement]) -> GroupElement:
+        """Joins group elements along their first batch dimension.
+
+        Raises:
+            ValueError: If there are none, or they do not hold the same parts for the same architecture.
+        """
+        forms = [pytree.tree_structure(group) for group in groups]
+        if not forms or any(form != forms[0] for form in forms):
+            raise ValueError(
+                f"cannot cat {len(forms)} group elements: expected at least one, and permutations, factors and shifts "
+                f"for the same spaces of the same architecture in all, got {list(groups)!r}"
+            )
+        joined: GroupElement = pytree.tree_map(lambda *tensors: torch.cat(tensors), *groups)
+        return joined
 
     @property
     def batch_shape(self) -> torch.Size:

@@ -21,7 +21,7 @@ from torch import Tensor
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
-from weightaug.matching.assignment import assign, assign_again, matmul
+from weightaug.matching.assignment import assign, assign_again, compiled_loops, matmul, unknown_prices
 from weightaug.matching.rules import Rule, neighbours
 
 __all__ = ["Moves", "Pairs"]
@@ -136,7 +136,8 @@ class _View:
         links: The layers whose other end is hidden too.
         prices: Of the last assignment of each pair, ``(B, n)``; see :func:`assign_again`.
         bias: The two biases ``(B, n)`` that phases move, or None.
-        phases: What phases can gain for each pair of neurons, ``(B, 4, n, n)``; see :func:`_phase_table`.
+        phases: See :meth:`Pairs._phases`, ``(B, 4, n, n)``.
+        sides: The links as the compiled loops read them; see :meth:`Pairs._side`.
     """
 
     rows: Tensor
@@ -145,6 +146,7 @@ class _View:
     prices: Tensor
     bias: tuple[Tensor, Tensor] | None
     phases: Tensor | None = None
+    sides: list[tuple[list[_Link], Tensor, Tensor]] | None = None
 
 
 _Block = slice | Tensor  # some of the pairs
@@ -162,17 +164,23 @@ class Pairs:
     """
 
     def __init__(self, a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule]) -> None:
+        bound = _norm(a) * _norm(b)  # of every score
+        if not bound.isfinite().all():
+            raise ValueError(
+                "match: expected weights whose squares are finite in float64, got larger ones (about 1e154)"
+            )
         self.a, self.b, self.rules = a, b, tuple(rules)
         self.size = a.batch_shape[0]
+        self._loops = compiled_loops() if a.device.type == "cpu" else None
         self._around = neighbours(a.architecture)
         self._views = [self._view(s) for s in range(len(rules))]
-        self._tolerance = _TOLERANCE * (_norm(a) * _norm(b)).clamp_min(torch.finfo(a.dtype).tiny)
+        self._tolerance = _TOLERANCE * bound.clamp_min(torch.finfo(a.dtype).tiny)
 
     def _view(self, slot: int) -> _View:
         a, b, wiring = self.a, self.b, self.a.architecture.wiring
         n = a.architecture.hidden[slot].size
         rows = torch.zeros(self.size, n, n, dtype=a.dtype, device=a.device)
-        view = _View(rows, torch.zeros_like(rows), [], torch.zeros_like(rows[:, 0]), None)
+        view = _View(rows, torch.zeros_like(rows), [], unknown_prices(rows), None)
         for l, (wa, wb, va, vb) in enumerate(zip(a.weights, b.weights, a.biases, b.biases, strict=True)):
             ends = wiring.write_slots[l], wiring.read_slots[l]
             for this, incoming in ((0, True), (1, False)):
@@ -192,10 +200,7 @@ class Pairs:
                     view.links.append(_Link(other, incoming, xa.contiguous(), xb.flatten(0, 1).contiguous()))
             if ends[0] == slot and va is not None and vb is not None:
                 if self.rules[slot].half_period is not None and wiring.bias_carriers[slot] == l:
-                    view.bias = (va, vb)
-                    view.phases = torch.cat(
-                        [_phase_table(va[i], vb[i], self.rules[slot]) for i in self._blocks(slot, None)]
-                    )
+                    view.bias = (va.contiguous(), vb.contiguous())
                 else:
                     view.rows += va.unsqueeze(2) * vb.unsqueeze(1)
         return view
@@ -244,10 +249,20 @@ class Pairs:
             return parts
         return [slice(i, min(i + size, self.size)) for i in range(0, max(self.size, 1), size)]
 
+    def _phases(self, slot: int) -> Tensor:
+        """What phases can gain for each pair of neurons; made when it is first asked for."""
+        view = self._views[slot]
+        if view.phases is None:
+            assert view.bias is not None
+            a, b = view.bias
+            view.phases = torch.cat([_phase_table(a[i], b[i], self.rules[slot]) for i in self._blocks(slot, None)])
+        return view.phases
+
     def _score(self, slot: int, rows: Tensor, columns: Tensor, pick: _Pick) -> Tensor:
         """The score of putting each neuron in each place, maximised over signs and phases."""
-        rule, phases = self.rules[slot], self._views[slot].phases
-        if phases is not None:
+        rule = self.rules[slot]
+        if self._views[slot].bias is not None:
+            phases = self._phases(slot)
             plus, plus_gap, minus, minus_gap = pick(phases).unbind(1)
             score = (columns + plus_gap).abs_().add_(plus).add_(rows)
             if rule.sign is not None:
@@ -265,6 +280,8 @@ class Pairs:
 
         Without ``search``, the best permutation is the present one.
         """
+        if self._loops is not None:
+            return self._visit_compiled(self._loops, slot, moves, todo, known, search)
         parts = []
         for block in self._blocks(slot, todo):
             pick = _picker(block)
@@ -279,6 +296,67 @@ class Pairs:
                 parts.append((present, *now, *now))
         found, r, c, r_now, c_now = (torch.cat(part) for part in zip(*parts, strict=True))
         return found, (r, c), (r_now, c_now)
+
+    def _visit_compiled(
+        self,
+        loops: Any,
+        slot: int,
+        moves: Moves,
+        todo: Tensor | None,
+        known: frozenset[int] | None,
+        search: bool,
+    ) -> tuple[Tensor, _Products, _Products]:
+        """The same as :meth:`_visit`, by numba: three to four times as fast, and free of the GIL."""
+        view, present = self._views[slot], moves.permutation[slot].contiguous()
+        pairs = torch.arange(self.size) if todo is None else todo
+        found = torch.empty(len(pairs), present.shape[1], dtype=torch.int64)
+        products = torch.empty(4, *found.shape, dtype=self.a.dtype)
+        if view.sides is None:
+            view.sides = [self._side(view, incoming) for incoming in (True, False)]
+        arguments = [pairs, view.rows, view.columns]
+        for links, a, b in view.sides:
+            arguments += [a, b, *self._moved(links, moves, known)]
+        rule, h = self.rules[slot], self.rules[slot].half_period if view.bias is not None else None
+        code = loops.SCORES[rule.sign, view.bias is not None] if search else loops.NO_SEARCH
+        biases = view.bias if view.bias is not None else [view.rows.new_empty(0, 0)] * 2
+        before, after = (
+            [t.numpy() for t in ts] for ts in (arguments, (*biases, view.prices, present, found, products))
+        )
+        loops.visit(code, *before, 1.0 if h is None else h, *after)
+        r, c, r_now, c_now = products
+        return found, (r, c), (r_now, c_now)
+
+    def _side(self, view: _View, incoming: bool) -> tuple[list[_Link], Tensor, Tensor]:
+        """The incoming or the outgoing links of a space as one: ``(B, n, m)`` of a and ``(B, m, n)`` of b."""
+        links = [link for link in view.links if link.incoming is incoming]
+        n = view.rows.shape[1]
+        if not links:
+            return links, view.rows.new_empty(self.size, n, 0), view.rows.new_empty(self.size, 0, n)
+        return (
+            links,
+            _joined([link.a for link in links], 2),
+            _joined([link.b.view(self.size, link.a.shape[2], n) for link in links]),
+        )
+
+    def _moved(self, links: list[_Link], moves: Moves, known: frozenset[int] | None) -> tuple[Tensor, Tensor]:
+        """Where the moves of the other spaces put the rows of a side, and what they multiply them with."""
+        if not links:
+            return torch.empty(self.size, 0, dtype=torch.int64), self.a.weights[0].new_empty(self.size, 0)
+        indices, factors, start = [], [], 0
+        for link in links:
+            index, kernel = moves.permutation[link.other], link.b.shape[1]
+            factor = self._factor(moves, link, _picker(None))
+            if known is not None and link.other not in known:
+                factor = torch.zeros_like(index, dtype=self.a.dtype)
+            elif factor is None:
+                factor = torch.ones_like(index, dtype=self.a.dtype)
+            if kernel > 1:
+                index = (index.unsqueeze(2) * kernel + torch.arange(kernel)).flatten(1)
+                factor = factor.repeat_interleave(kernel, 1)
+            indices.append(index + start if start else index)
+            factors.append(factor)
+            start += index.shape[1]
+        return _joined(indices), _joined(factors)
 
     def _decide(
         self, slot: int, found: Tensor, products: _Products, todo: Tensor | None
@@ -523,6 +601,11 @@ class Pairs:
             total += self._present(s, now, moves, None)
             done |= {s}
         return total
+
+
+def _joined(parts: list[Tensor], axis: int = 1) -> Tensor:
+    """Several tensors along an axis, contiguous; one alone is not copied."""
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, axis)
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
@@ -27,7 +26,7 @@ DEFAULT_STARTS = ("forward",)
 INVARIANT_STARTS = ("forward", "backward")
 _KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
 
-_PIECE = 1024  # pairs that are prepared at a time
+_PIECE = 512  # pairs that are prepared at a time
 _CHUNK = 256  # pairs that a thread works on at a time
 
 Method = Literal["weight", "activation", "sinkhorn"]
@@ -121,9 +120,9 @@ def match(
 
     if len(a.batch_shape) != 1 or len(a) <= _PIECE:
         return unflat(align(a, b), a)
-    # In pieces, because a pair takes some thirty times its own memory while it is matched.
+    # In pieces, because a pair takes some ten to twenty times its own memory while it is matched.
     groups = [align(a[i : i + _PIECE], b[i : i + _PIECE]) for i in range(0, len(a), _PIECE)]
-    return unflat(pytree.tree_map(lambda *parts: torch.cat(parts), *groups), a)
+    return unflat(GroupElement.cat(groups), a)
 
 
 @torch.no_grad()

@@ -67,6 +67,16 @@ def _take(element: WeightSpaceElement, index: Tensor) -> WeightSpaceElement:
     return element.map(lambda t: t.index_select(0, index))
 
 
+_PIECE = 512  # networks that are aligned and mixed at a time; see _pieces
+
+
+def _pieces(partner: Tensor) -> list[slice] | None:
+    """Parts of a large batch, or None for all at once: beside two networks, aligning them takes twenty of memory."""
+    if partner.dim() != 1 or len(partner) <= _PIECE:
+        return None
+    return [slice(i, i + _PIECE) for i in range(0, len(partner), _PIECE)]
+
+
 @dataclass(frozen=True)
 class Mixup(Transform):
     """Interpolates each network with a partner: lam x + (1 - lam) x'. Preserves nothing.
@@ -135,7 +145,7 @@ class Mixup(Transform):
         """Fills in what the partners are moved by."""
         return params
 
-    def _partners(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
+    def _partners(self, element: WeightSpaceElement, index: Tensor) -> WeightSpaceElement:
         if self.pool is not None:
             pool = self.pool.element
             if pool.device != element.device or pool.dtype != element.dtype:
@@ -143,13 +153,13 @@ class Mixup(Transform):
                     f"the pool is {pool.dtype} on {pool.device}, the batch {element.dtype} on {element.device}; "
                     "move the pool with Pool(element.to(...), ...)"
                 )
-            return _take(pool, params.partner)
+            return _take(pool, index)
         dims = len(element.batch_shape)
         flat = element if dims == 1 else element.map(lambda t: t.flatten(0, dims - 1))
-        return _take(flat, params.partner)
+        return _take(flat, index)
 
     def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
-        partners = self._partners(element, params)
+        partners = self._partners(element, params.partner)
         # The partners are copies already, so they can take the result.
         return mix_into(act(partners, params.group), element, params.lam)
 
@@ -223,8 +233,25 @@ class AlignedMixup(Mixup):
 
         if params.lam.numel() == 0 or (self.pool is None and params.lam.numel() == 1):
             return params
-        partners = self._partners(element, params)
-        return params._replace(group=match(element, partners, symmetry=self.symmetry))
+
+        def moved(own: WeightSpaceElement, index: Tensor) -> GroupElement:
+            return match(own, self._partners(element, index), symmetry=self.symmetry)
+
+        if (pieces := _pieces(params.partner)) is None:
+            return params._replace(group=moved(element, params.partner))
+        return params._replace(group=GroupElement.cat([moved(element[i], params.partner[i]) for i in pieces]))
+
+    def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
+        if (pieces := _pieces(params.partner)) is None:
+            return super().apply(element, params)
+        partner, lam, group = params
+
+        result = element.map(torch.empty_like)
+        for i in pieces:
+            mixed = mix_into(act(self._partners(element, partner[i]), group[i]), element[i], lam[i])
+            for whole, part in zip(result.tensors(), mixed.tensors(), strict=True):
+                whole[i] = part
+        return result
 
 
 @dataclass(frozen=True)
