@@ -10,13 +10,11 @@ from hypothesis import given, settings
 from scipy.optimize import linear_sum_assignment
 
 from tests.git_rebasin import weight_matching
-from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, act
+from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, _loops, act
 from weightaug.matching import (
     align_to,
     assign,
-    assignment,
     canonicalize,
-    descent,
     distance,
     match,
     match_many,
@@ -79,8 +77,7 @@ def solver(request):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        for module in (assignment, descent):
-            patch.setattr(module, "compiled_loops", lambda: None)
+        patch.setattr(_loops, "load", lambda name: None)
         yield
 
 
@@ -408,7 +405,7 @@ def test_assignments_are_the_best_ones_and_come_with_prices(seed, n, values):
     for i in range(5):
         rows, columns = linear_sum_assignment(score[i].numpy(), maximize=True)
         assert reached[i].sum() == pytest.approx(score[i, rows, columns].sum().item())
-    if assignment.compiled_loops() is not None:  # then these are exact: no row would like another column better
+    if _loops.load("matching") is not None:  # then these are exact: no row would like another column better
         gain = (score - prices.unsqueeze(1)) - (reached - prices.gather(1, found)).unsqueeze(2)
         assert gain.max() <= 1e-9 * (values + 1)
 
@@ -429,7 +426,7 @@ def test_scores_that_are_not_finite_are_refused(value):
 @settings(deadline=None)
 @given(st.sampled_from([x for x in ARCHITECTURES if x.hidden]), st.integers(0, 10**6), st.integers(0, 6))
 def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):
-    loops = assignment.compiled_loops()
+    loops = _loops.load("matching")
     if loops is None:
         pytest.skip("compares numba's loops with the others: once is enough")
     rules = resolve(arch, "auto")

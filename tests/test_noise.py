@@ -14,8 +14,10 @@ from weightaug import (
     LabelSmoothing,
     QuantileDropout,
     WeightSpaceElement,
-    functional,
+    _loops,
+    _order_statistics,
 )
+from weightaug._order_statistics import neighbours_in_order
 from weightaug.functional import quantile_dropout
 from weightaug.testing import elements, random_element
 from weightaug.transforms import draws
@@ -88,13 +90,55 @@ def test_random_quantiles_fill_their_range():
     assert 0.095 < float(q.max()) <= 0.1
 
 
-def test_batches_shared_out_among_threads_give_the_same_selection(monkeypatch):
+@given(
+    st.integers(0, 999),
+    st.integers(1, 40),
+    st.sampled_from([1, 3, 1000]),
+    st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    st.booleans(),
+)
+def test_neighbours_in_order_are_those_of_the_sorted_row(seed, n, different, dtype, numba):
+    # Few different values mean many ties. Zeros, the largest numbers and infinity are values like others.
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(different, (6, n), generator=generator).to(dtype) / 7
+    values[0, 0], values[1, -1] = torch.finfo(values.dtype).max, torch.inf
+    position = torch.randint(n, (6,), generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        if not numba:
+            patch.setattr(_loops, "load", lambda name: None)
+        at, after = neighbours_in_order(values, position, int(position.max()))
+    ordered = values.sort(-1).values
+    rows = torch.arange(6)
+    assert torch.equal(at, ordered[rows, position])
+    assert torch.equal(after, ordered[rows, (position + 1).clamp(max=n - 1)])
+
+
+@pytest.mark.parametrize("numba", [True, False])
+def test_batches_shared_out_among_threads_give_the_same_selection(monkeypatch, numba):
+    if not numba:
+        monkeypatch.setattr(_loops, "load", lambda name: None)
     values = torch.rand(7, 50, generator=torch.Generator().manual_seed(0))
-    alone = functional.smallest(values, 5)
-    monkeypatch.setattr(functional, "_WORTH_A_THREAD", 1)
+    position = torch.arange(7)
+    alone = neighbours_in_order(values, position, 6)
+    monkeypatch.setattr(_order_statistics, "_WORTH_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(functional.smallest(values, 5), alone)
-    assert torch.equal(alone, values.sort(-1).values[:, :5])
+    for ours, expected in zip(neighbours_in_order(values, position, 6), alone, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_the_operator_of_order_statistics_keeps_the_rules_of_torch():
+    values, position = torch.rand(4, 9), torch.tensor([0, 3, 8, 5])
+    torch.library.opcheck(neighbours_in_order, (values, position, 8))
+    expected = neighbours_in_order(values, position, 8)
+    one = torch.func.vmap(lambda v, p: neighbours_in_order(v, p, 8))(values, position)
+    transposed = torch.func.vmap(lambda v, p: neighbours_in_order(v, p, 8), in_dims=(1, 0))(values.mT, position)
+    same = torch.func.vmap(lambda p: neighbours_in_order(values[0], p, 8))(position)
+    for i in (0, 1):
+        assert torch.equal(one[i], expected[i])
+        assert torch.equal(transposed[i], expected[i])
+    assert torch.equal(same[0], values[0].sort().values[position])
+    empty = neighbours_in_order(values[:0], position[:0], 8)
+    assert [t.shape for t in empty] == [(0,), (0,)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 4096])

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from weightaug._order_statistics import neighbours_in_order
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 
@@ -239,52 +238,11 @@ def _above_quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
 def _quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
     """The q-th quantile of each row, with q per row; no limit on the size, unlike ``torch.quantile``."""
     last = values.shape[-1] - 1
-    count = min(last, math.floor(bound * last) + 1) + 1
-    ordered = smallest(values, count)
+    most = min(math.floor(bound * last), last)
     position = q.to(values.dtype) * last
-    below = position.floor().long().clamp(0, count - 1)
-    above = (below + 1).clamp(max=count - 1)
-    low = ordered.gather(-1, below.unsqueeze(-1)).squeeze(-1)
-    high = ordered.gather(-1, above.unsqueeze(-1)).squeeze(-1)
+    below = position.floor().long().clamp(0, most)
+    low, high = neighbours_in_order(values, below, most)
     return torch.lerp(low, high, position - below)
-
-
-# So many values take several times as long as starting a thread.
-_WORTH_A_THREAD = 2**20
-
-
-@torch.library.custom_op("weightaug::smallest", mutates_args=())
-def smallest(values: Tensor, count: int) -> Tensor:
-    """The ``count`` smallest entries of each row, in ascending order.
-
-    An operator of its own, so that the CPU can use NumPy's vectorised selection (10 times faster than
-    ``torch.sort`` on 1,185 parameters) in eager mode, in compiled graphs and under vmap alike. NumPy lets other
-    threads run meanwhile, so large batches are shared out among as many as torch uses.
-    """
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64) or not values.numel():
-        return values.topk(count, dim=-1, largest=False, sorted=True).values
-    rows = values.detach().numpy()
-
-    def select(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if count < part.shape[-1]:
-            part = np.partition(part, count - 1, axis=-1)[..., :count]
-        return np.sort(part, axis=-1)
-
-    workers = min(torch.get_num_threads(), values.numel() // _WORTH_A_THREAD)
-    if workers < 2 or values.dim() < 2:
-        return torch.from_numpy(select(rows))
-    with ThreadPoolExecutor(workers) as pool:
-        return torch.from_numpy(np.concatenate(list(pool.map(select, np.array_split(rows, workers)))))
-
-
-@smallest.register_fake
-def _(values: Tensor, count: int) -> Tensor:
-    return values.new_empty((*values.shape[:-1], count))
-
-
-@smallest.register_vmap
-def _(info: Any, in_dims: Any, values: Tensor, count: int) -> tuple[Tensor, int]:
-    return smallest(values.movedim(in_dims[0], 0), count), 0
 
 
 def _zip(function: object, a: WeightSpaceElement, b: WeightSpaceElement) -> WeightSpaceElement:

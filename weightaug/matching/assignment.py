@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import lru_cache
-from types import ModuleType
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-__all__ = ["assign", "assign_again", "compiled_loops", "matmul", "on_device_solver", "unknown_prices"]
+from weightaug import _loops
+
+__all__ = ["assign", "assign_again", "matmul", "on_device_solver", "unknown_prices"]
 
 
 def on_device_solver() -> bool:
     """Whether ``torch-linear-assignment`` is installed, which solves assignments without leaving the GPU."""
     return importlib.util.find_spec("torch_linear_assignment") is not None
-
-
-@lru_cache(maxsize=1)
-def compiled_loops() -> ModuleType | None:
-    """:mod:`weightaug.matching.compiled`, or None if numba is not installed."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    return importlib.import_module("weightaug.matching.compiled")
 
 
 def assign(score: Tensor) -> Tensor:
@@ -44,7 +36,7 @@ def assign(score: Tensor) -> Tensor:
     Raises:
         ValueError: If a score is not finite.
     """
-    if not (score.is_cuda and on_device_solver()) and compiled_loops() is not None:
+    if not (score.is_cuda and on_device_solver()) and _loops.load("matching") is not None:
         return assign_again(score, unknown_prices(score))[0]
     return _without_prices(score)
 
@@ -67,12 +59,12 @@ def assign_again(score: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If a score is not finite.
     """
-    loops = compiled_loops()
-    if loops is not None and not (score.is_cuda and on_device_solver()):
+    fast = _loops.load("matching")
+    if fast is not None and not (score.is_cuda and on_device_solver()):
         check_finite(score)
         costs, prices = score.to("cpu", torch.float64).contiguous(), prices.to("cpu", torch.float64, copy=True)
         columns = torch.empty(prices.shape, dtype=torch.int64)
-        loops.assign_many(costs.numpy(), prices.numpy(), columns.numpy())
+        fast.assign_many(costs.numpy(), prices.numpy(), columns.numpy())
         return columns.to(score.device), prices.to(score)
     prices = prices.where(prices.isfinite(), 0)
     priced = score - prices.unsqueeze(1)

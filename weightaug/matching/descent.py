@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weightaug import _loops
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
-from weightaug.matching.assignment import assign, assign_again, compiled_loops, matmul, unknown_prices
+from weightaug.matching.assignment import assign, assign_again, matmul, unknown_prices
 from weightaug.matching.rules import Rule, neighbours
 
 __all__ = ["Moves", "Pairs"]
@@ -171,7 +172,7 @@ class Pairs:
             )
         self.a, self.b, self.rules = a, b, tuple(rules)
         self.size = a.batch_shape[0]
-        self._loops = compiled_loops() if a.device.type == "cpu" else None
+        self._loops = _loops.load("matching") if a.device.type == "cpu" else None
         self._around = neighbours(a.architecture)
         self._views = [self._view(s) for s in range(len(rules))]
         self._tolerance = _TOLERANCE * bound.clamp_min(torch.finfo(a.dtype).tiny)

@@ -1,20 +1,15 @@
-"""The inner loops of matching as machine code, where numba is installed; nothing else imports this module.
+"""The inner loops of matching: what :mod:`weightaug.matching.descent` does with torch and scipy, several times as fast.
 
-They do what :mod:`weightaug.matching.descent` does with torch and scipy, several times as fast: what a visit makes of
-a pair stays in the first cache, prices of the last assignment start the next one, and one call serves all pairs
-without Python's lock. Loops run over whole rows without branches, which become vector instructions.
-
-Compiling takes a few seconds, once: numba keeps the result beside this file, or where NUMBA_CACHE_DIR says.
+What a visit makes of a pair stays in the first cache, prices of the last assignment start the next one, and one call
+serves all pairs without Python's lock. Loops run over whole rows without branches, which become vector instructions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from weightaug._loops.compiling import compiled
 
 __all__ = ["NO_SEARCH", "SCORES", "add_moved_product", "assign_many", "assign_one", "visit"]
 
@@ -40,20 +35,7 @@ SCORES = {
 }
 
 
-def _compile(signature: str) -> Callable[[Any], Any]:
-    # Sums and minima may be reordered, or they would not be vectorised. Infinities are in use.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz", "reassoc", "contract"}}
-
-    def decorate(function: Any) -> Any:
-        try:
-            return numba.njit(signature, cache=True, **options)(function)
-        except RuntimeError:  # no folder that numba can write to
-            return numba.njit(signature, **options)(function)
-
-    return decorate
-
-
-@_compile("void(float64[:,::1], float64[::1], int64[::1], int64[:,::1], float64[:,::1])")
+@compiled("void(float64[:,::1], float64[::1], int64[::1], int64[:,::1], float64[:,::1])")
 def assign_one(score: Floats, prices: Floats, column_of: Integers, whole: Integers, real: Floats) -> None:
     """Finds the assignment with the largest total score by shortest augmenting paths.
 
@@ -144,7 +126,7 @@ def assign_one(score: Floats, prices: Floats, column_of: Integers, whole: Intege
             row_of[end], column_of[i], end = i, end, column_of[i]
 
 
-@_compile("void(float64[:,:,::1], float64[:,::1], int64[:,::1])")
+@compiled("void(float64[:,:,::1], float64[:,::1], int64[:,::1])")
 def assign_many(score: Floats, prices: Floats, column_of: Integers) -> None:
     """:func:`assign_one` for a batch: scores ``(batch, n, n)``, prices and columns ``(batch, n)``."""
     n = prices.shape[1]
@@ -157,7 +139,7 @@ _LINK = "float64[:,:,::1], float64[:,:,::1], int64[:,::1], float64[:,::1]"
 _VISIT = f"int64[::1], float64[:,:,::1], float64[:,:,::1], {_LINK}, {_LINK}, float64, float64[:,::1], float64[:,::1]"
 
 
-@_compile("void(float64[:,::1], float64[:,::1], float64[:,::1], int64[::1], float64[::1])")
+@compiled("void(float64[:,::1], float64[:,::1], float64[:,::1], int64[::1], float64[::1])")
 def add_moved_product(total: Floats, a: Floats, b: Floats, index: Integers, factor: Floats) -> None:
     """Adds ``a @ (factor[:, None] * b[index])`` to ``(n, n)``; four rows of b at a time spare loads and stores."""
     n, others = a.shape
@@ -179,7 +161,7 @@ def add_moved_product(total: Floats, a: Floats, b: Floats, index: Integers, fact
         k += 1
 
 
-@_compile(f"void(int64, {_VISIT}, float64[:,::1], int64[:,::1], int64[:,::1], float64[:,:,::1])")
+@compiled(f"void(int64, {_VISIT}, float64[:,::1], int64[:,::1], int64[:,::1], float64[:,:,::1])")
 def visit(
     rule: int,
     pairs: Integers,
