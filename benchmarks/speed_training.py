@@ -98,6 +98,8 @@ def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
             numbers[f"{key} speedup"] = steps["dws"] / steps[key]
             comparison = f"{steps['dws'] / steps[key]:.1f} x float32"
         lines.append(Line(f"{name}, a step of {len(few)}", f"{rate:.0f} networks/s", comparison, numbers))
+    if device.type == "cpu":
+        lines.append(_on_one_thread("transformer", "Relation Transformer, float32", transformer, batch, clock))
     five = wa.Compose((wa.SirenNegation(), wa.SirenBias(), wa.Rotate(), wa.Translate(), wa.Mixup()))
     for key, name, transform in (
         ("pipeline", "Compose of five, none aligning", five),
@@ -110,6 +112,27 @@ def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
         text = f"{share:.2%} of the DWS step in float32, {took / steps['dws bf16']:.2%} of that in bfloat16"
         lines.append(Line(f"{name}, {BATCH} networks", f"{took:.0f} us", text, {f"{key} of a step": share}))
     return lines
+
+
+def _on_one_thread(key: str, name: str, model: RelationTransformer, batch: wa.WeightSpaceElement, clock: Clock) -> Line:
+    """A step as table1.py runs it: its workers have one thread each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        few = batch[: BATCH // 8]
+        step = step_of(model, few, None)
+        model.checkpoint = False
+        bound = flops_of(step) / rates(clock, torch.device("cpu"))[0]
+        model.checkpoint = True
+        took = clock(step)
+    finally:
+        torch.set_num_threads(threads)
+    return Line(
+        f"{name}, a step of {len(few)} on one thread",
+        f"{len(few) / took * 1e6:.0f} networks/s",
+        f"{bound / took:.0%} of the products of one thread",
+        {f"{key} share on one thread": bound / took},
+    )
 
 
 def _everything(five: wa.Compose) -> wa.Compose:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.models import relation_transformer
 from benchmarks.models.relation_transformer import (
+    Known,
     RelationalAttention,
     RelationLayer,
     RelationTransformer,
@@ -98,7 +101,7 @@ def test_states_of_nodes_and_edges_move_with_the_neurons():
         torch.testing.assert_close(nodes[batch, order], moved_nodes)
         torch.testing.assert_close(edges[batch[..., None], order[:, :, None], order[:, None]], moved_edges)
 
-    states, others = classifier.embed(element), classifier.embed(moved)
+    states, others = classifier.embed(element)[:2], classifier.embed(moved)[:2]
     check(states, others)
     for _ in range(2):
         layer = RelationLayer(WIDTHS, edge_rows=14).double()
@@ -142,9 +145,30 @@ def test_attention_is_its_formula():
     torch.testing.assert_close(attention(nodes, edges[:, 3:]), expected[:, 3:])
 
 
+@pytest.mark.parametrize("architecture", [SMALL, NO_BIAS, Architecture.mlp((3, 2), "relu")], ids=["4", "3", "2"])
+def test_attention_before_the_first_layer_is_that_to_all_pairs(architecture):
+    torch.manual_seed(0)
+    attention, embedding = RelationalAttention(WIDTHS).double(), model(architecture).embedding
+    spaces, sizes = embedding.nodes_of_space, [space.size for space in architecture.spaces]
+    layers = [torch.randn(3, i, j, 8).double().requires_grad_() for i, j in itertools.pairwise(sizes)]
+    nodes, none = torch.randn(3, sum(sizes), 12).double().requires_grad_(), torch.randn(8).double().requires_grad_()
+    known = Known(none, layers, spaces)
+    edges = none.expand(3, sum(sizes), sum(sizes), 8).clone()
+    for (read, written), layer in zip(itertools.pairwise(spaces), layers, strict=True):
+        edges[:, read, written] = layer
+    assert torch.equal(known.edges(), edges)
+    results = []
+    for summed in (attention.of_known(nodes, known), attention(nodes, known.edges()), attention(nodes, edges)):
+        loss = (summed * torch.cos(torch.arange(summed.numel()).view_as(summed))).sum()
+        results.append((summed, *torch.autograd.grad(loss, [nodes, none, *layers, *attention.parameters()])))
+    for ours, of_function, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(of_function, expected)
+
+
 def test_leaving_out_what_the_outputs_do_not_look_at_changes_nothing():
     element, classifier = networks(SMALL, 3), model(SMALL)
-    nodes, edges = classifier.embed(element)
+    nodes, edges, _ = classifier.embed(element)
     for layer in classifier.layers:
         full = RelationLayer(WIDTHS, edge_rows=14).double()
         full.load_state_dict(layer.state_dict(), strict=False)
@@ -166,7 +190,7 @@ def test_pieces_of_a_batch_change_nothing():
 @pytest.mark.parametrize("edge_rows", [14, 2, 0])
 @pytest.mark.parametrize("rows", [1, 5, 14, 40])  # of a block: one row, a part, a whole network, more than one
 def test_a_layer_in_blocks_is_the_layer(monkeypatch, rows, edge_rows, dropout):
-    monkeypatch.setattr(relation_transformer, "ROWS", rows)
+    monkeypatch.setattr(relation_transformer, "PAIRS", 14 * rows)
     torch.manual_seed(0)
     layer = RelationLayer(WIDTHS, edge_rows, dropout).double()
     with torch.no_grad():  # biases and norms start at zero and one, where a mistake would not show

@@ -5,12 +5,14 @@ the first to the second, or nothing. A layer is attention of all nodes to all no
 part in query, key and value, then an update of each edge from its reverse and both of its ends. Hidden
 neurons carry nothing but the name of their space, so their order cannot be seen.
 
-Edges are N x N times as wide as anything else here, so they decide time and memory. Four things follow, and
+Edges are N x N times as wide as anything else here, so they decide time and memory. Five things follow, and
 none of them changes the result:
 
 * The part of the value that is linear in the edge is projected after the weighted sum, not before.
 * The scores are read at the output neurons: the last layer computes only those, and the layer before it
   updates only the edges that they look at.
+* Before the first layer, three of four pairs are alike, because they have no weight: that layer's attention
+  projects only the others (:meth:`RelationalAttention.of_known`).
 * A layer keeps its inputs for the backward pass and makes the rest again (:func:`recompute`).
 * Large batches go through in pieces that the cache holds.
 
@@ -117,15 +119,16 @@ def recompute(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 # -- the work on edges, block by block ---------------------------------------------------------------
 
-# Rows of edges (a row is all that one node looks at) in a block: half a network 2-32-32-1. Temporary tensors of
-# a block are up to 3 x attention channels wide. Blocks of half that size take longer, of twice that about as long.
-ROWS = 34
+# Pairs of nodes in a block: half a network 2-32-32-1. Temporary tensors of a block are up to 3 x attention channels
+# wide. Blocks of half that size take longer, of twice that about as long.
+PAIRS = 34 * 67
 
 
-def _blocks(networks: int, rows: int) -> list[tuple[slice, slice]]:
-    """Divides the rows of edges of all networks into blocks: some rows of one network, or all rows of some."""
-    some_networks = max(1, ROWS // max(rows, 1))
-    some_rows = max(1, math.ceil(rows / math.ceil(rows / ROWS))) if rows else 1  # of even size
+def _blocks(networks: int, rows: int, seen: int) -> list[tuple[slice, slice]]:
+    """Divides rows of edges (a row is all that one node looks at) into blocks: some of a network, or all of some."""
+    most = max(PAIRS // max(seen, 1), 1)
+    some_networks = max(1, most // max(rows, 1))
+    some_rows = max(1, math.ceil(rows / math.ceil(rows / most))) if rows else 1  # of even size
     return [
         (slice(first, min(first + some_networks, networks)), slice(start, min(start + some_rows, rows)))
         for first in range(0, networks, some_networks)
@@ -133,17 +136,25 @@ def _blocks(networks: int, rows: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def _largest(blocks: list[tuple[slice, slice]]) -> int:
+    """Rows of the largest block."""
+    return max((n.stop - n.start) * (r.stop - r.start) for n, r in blocks) if blocks else 0
+
+
 class _AttentionInBlocks(torch.autograd.Function):
     """:meth:`RelationalAttention.weigh`, keeping its inputs and the weights of the attention only.
 
     Channels come last here, so that queries, keys and values are added in long runs. Sums over the channels of
     a head are products with ``shared``, ``(heads, channels)``: 1 where a channel belongs to a head.
+
+    Also returns the logarithms of the sums of the exponential scores, ``(batch, looking, heads)``, with which this
+    attention and one to other nodes can be joined.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, edges: Tensor, weight: Tensor, heads: int
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         networks, rows, seen, width = *edges.shape[:3], query.shape[-1]
         of_pair, to_value = weight[: 3 * width], weight[3 * width :].unflatten(0, (heads, -1))
         shared = torch.eye(heads).to(edges).repeat_interleave(width // heads, 1)
@@ -151,12 +162,16 @@ class _AttentionInBlocks(torch.autograd.Function):
         result = torch.empty_like(query)
         attention = edges.new_empty(networks, rows, heads, seen)
         # The widest tensors of all blocks share memory, which then stays in the cache.
-        memory = edges.new_empty(ROWS * seen, 3 * width)
-        for block in _blocks(networks, rows):
+        blocks = _blocks(networks, rows, seen)
+        memory = edges.new_empty(_largest(blocks) * seen, 3 * width)
+        total = edges.new_empty(networks, rows, heads)
+        for block in blocks:
             of_block = edges[block].flatten(0, 1)
             q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
             products = q.mul_(k).flatten(0, 1)
-            weights = (sums.expand(len(products), -1, -1) @ products.mT).softmax(-1)
+            scores = sums.expand(len(products), -1, -1) @ products.mT
+            weights = scores.softmax(-1)
+            total[block] = scores.logsumexp(-1).unflatten(0, q.shape[:2])
             m.mul_(value[block[0], None])
             # Every head's weights times the values of all heads; each head's own are on the diagonal.
             of_heads = (weights @ m.flatten(0, 1)).unflatten(-1, (heads, -1)).diagonal(dim1=1, dim2=2).mT
@@ -166,7 +181,7 @@ class _AttentionInBlocks(torch.autograd.Function):
             attention[block] = weights.unflatten(0, q.shape[:2])
         ctx.heads = heads
         ctx.save_for_backward(query, key, value, edges, weight, attention, shared)
-        return result
+        return result, total
 
     @staticmethod
     def project(
@@ -181,7 +196,7 @@ class _AttentionInBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, d_total: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, edges, weight, attention, shared = ctx.saved_tensors
         heads, width = ctx.heads, query.shape[-1]
         sums = shared * width**-0.5
@@ -189,8 +204,9 @@ class _AttentionInBlocks(torch.autograd.Function):
         d_query, d_edges = torch.empty_like(query), torch.empty_like(edges)
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
         d_pair, d_to_value = weight.new_zeros(weight.shape[1], 3 * width), torch.zeros_like(to_value)
-        memory, memory_of_d = edges.new_empty(2, ROWS * edges.shape[2], 3 * width)
-        for block in _blocks(*edges.shape[:2]):
+        blocks = _blocks(*edges.shape[:3])
+        memory, memory_of_d = edges.new_empty(2, _largest(blocks) * edges.shape[2], 3 * width)
+        for block in blocks:
             pairs, v = edges[block], value[block[0], None]
             of_block, weights = pairs.flatten(0, 1), attention[block].flatten(0, 1)
             g = gradient[block].flatten(0, 1)
@@ -210,6 +226,7 @@ class _AttentionInBlocks(torch.autograd.Function):
 
             # Through the softmax and the scores.
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_scores.addcmul_(weights, d_total[block].flatten(0, 1).unsqueeze(-1))
             d_products = (d_scores.mT @ sums.expand(len(g), -1, -1)).view_as(d_m)
             torch.mul(d_products, k, out=d_q)
             torch.mul(d_products, q, out=d_k)
@@ -234,7 +251,7 @@ class _EdgeUpdateInBlocks(torch.autograd.Function):
         ctx.share = share
         ctx.save_for_backward(*kept)
         result = torch.empty_like(edges[:, edges.shape[1] - first.shape[1] :])
-        for block in _blocks(*result.shape[:2]):
+        for block in _blocks(*result.shape[:3]):
             updated = _EdgeUpdateInBlocks.steps(*kept, share=share, block=block)[-1]
             result[block] = updated.view_as(result[block])
         return result
@@ -291,7 +308,7 @@ class _EdgeUpdateInBlocks(torch.autograd.Function):
         def of_branch(values: Tensor, kept: Tensor | None) -> Tensor:
             return values if kept is None else (values * kept[block].flatten(0, 2)).div_(1 - ctx.share)
 
-        for block in _blocks(*first.shape[:2]):
+        for block in _blocks(*first.shape[:2], edges.shape[2]):
             lower, upper, _ = _EdgeUpdateInBlocks.steps(*ctx.saved_tensors, share=ctx.share, block=block)
             pairs, reverse, hidden, active, related, moments = lower
             middle, hidden2, active2, summed, moments2 = upper
@@ -403,8 +420,8 @@ class GraphEmbedding(nn.Module):
         ends = torch.tensor(sizes).cumsum(0).tolist()
         self.nodes_of_space = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
-    def forward(self, biases: Tensor, probed: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeds a batch.
+    def forward(self, biases: Tensor, probed: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Embeds a batch. A pair without a weight looks like a weight of zero: all such pairs have one state.
 
         Args:
             biases: ``(batch, nodes)``, zero for neurons without.
@@ -412,17 +429,56 @@ class GraphEmbedding(nn.Module):
             weights: Of every layer, ``(batch, written, read)``.
 
         Returns:
-            ``(batch, nodes, node channels)`` and ``(batch, nodes, nodes, edge channels)``.
+            The states of the nodes, ``(batch, nodes, node channels)``, of pairs without a weight, ``(edge channels,)``,
+            and of the edges of every layer, ``(batch, read, written, edge channels)``.
         """
         nodes = self.node_linear(self.bias_embedding(biases) + probed) + self.positions[self.position_of_node]
-
-        # A pair without a weight looks like a weight of zero. Three of four pairs are such: it is embedded once.
         none = self.edge_linear(self.weight_embedding(biases.new_zeros(())))
-        edges = none.expand(*biases.shape, biases.shape[-1], -1).clone()
-        for layer, weight in enumerate(weights):
-            read, written = self.nodes_of_space[layer], self.nodes_of_space[layer + 1]
-            edges[:, read, written] = self.edge_linear(self.weight_embedding(weight.mT))
-        return nodes, edges
+        return nodes, none, *(self.edge_linear(self.weight_embedding(weight.mT)) for weight in weights)
+
+
+class Known(NamedTuple):
+    """Edges before the first layer, which are alike wherever there is no weight.
+
+    Attributes:
+        none: State of all pairs without a weight, ``(channels,)``.
+        layers: States of the edges of every layer, ``(batch, read, written, channels)``.
+        spaces: The nodes of every space.
+    """
+
+    none: Tensor
+    layers: list[Tensor]
+    spaces: list[slice]
+
+    def edges(self) -> Tensor:
+        """The states of all pairs, ``(batch, nodes, nodes, channels)``."""
+        return _AllPairs.apply(self.spaces, self.none, *self.layers)
+
+
+class _AllPairs(torch.autograd.Function):
+    """:meth:`Known.edges`, without the copies that autograd makes for every part that is written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(spaces: list[slice], none: Tensor, *layers: Tensor) -> Tensor:
+        count = spaces[-1].stop
+        edges = none.expand(len(layers[0]), count, count, -1).clone()
+        for read, written, layer in zip(spaces, spaces[1:], layers, strict=False):
+            edges[:, read, written] = layer
+        return edges
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.spaces = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        of_layers = [gradient[:, r, w] for r, w in zip(ctx.spaces, ctx.spaces[1:], strict=False)]
+        of_none = gradient.sum((0, 1, 2))
+        for part in of_layers:
+            of_none = of_none - part.sum((0, 1, 2))
+        return None, of_none, *of_layers
 
 
 # -- one layer ---------------------------------------------------------------------------------------
@@ -467,8 +523,39 @@ class RelationalAttention(nn.Module):
         query, key, value = self.of_nodes(nodes).chunk(3, -1)
         query = query[:, seen - looking :]
         if in_blocks:
-            return self.out(_AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads))
+            return self.out(_AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads)[0])
         return self.out(self.weigh(query, key, value, edges))
+
+    def of_known(self, nodes: Tensor, known: Known) -> Tensor:
+        """The same for all nodes before the first layer: only pairs with a weight, a quarter, are projected.
+
+        All others have one state, so what it adds to queries, keys and values is a constant, and they see each other
+        as in any attention. A node's two attentions are joined by the sums of their exponential scores.
+        """
+        query, key, value = self.of_nodes(nodes).chunk(3, -1)
+        to_query, to_key, to_factor, to_value = self.of_edges.weight.chunk(4)
+        other_key, other_value = key + to_key @ known.none, value * (to_factor @ known.none)
+
+        def by_head(channels: Tensor) -> Tensor:
+            return channels.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        results = []
+        for space, rows in enumerate(known.spaces):
+            others = [slice(0, key.shape[1])]
+            if space < len(known.layers):
+                written = known.spaces[space + 1]
+                others = [slice(0, written.start), slice(written.stop, key.shape[1])]
+            of_others = [by_head(torch.cat([t[:, o] for o in others], 1)) for t in (other_key, other_value)]
+            scores = by_head(query[:, rows] + to_query @ known.none) @ of_others[0].mT * query.shape[-1] ** -0.5
+            result = (scores.softmax(-1) @ of_others[1]).transpose(1, 2)  # (batch, rows, heads, channels)
+            result = result + (to_value @ known.none).unflatten(0, (self.heads, -1))
+            if space < len(known.layers):
+                arguments = known.layers[space], self.of_edges.weight, self.heads
+                seen, total = _AttentionInBlocks.apply(query[:, rows], key[:, written], value[:, written], *arguments)
+                share = (total - scores.logsumexp(-1).transpose(1, 2)).sigmoid().unsqueeze(-1)
+                result = torch.lerp(result, seen.unflatten(-1, (self.heads, -1)), share)
+            results.append(result.flatten(2))
+        return self.out(torch.cat(results, 1))
 
     def weigh(self, query: Tensor, key: Tensor, value: Tensor, edges: Tensor) -> Tensor:
         """The weighted sums of the values, given what the nodes contribute: ``(batch, looking, all heads)``."""
@@ -537,7 +624,9 @@ class RelationLayer(nn.Module):
         branches = [some_nodes] * 2 + [some_edges] * 2 * bool(self.edge_rows)
         return tuple(torch.rand_like(branch) >= self.dropout for branch in branches)
 
-    def forward(self, nodes: Tensor, edges: Tensor, *kept: Tensor, in_blocks: bool = False) -> tuple[Tensor, ...]:
+    def forward(
+        self, nodes: Tensor, edges: Tensor, *kept: Tensor, in_blocks: bool = False, known: Known | None = None
+    ) -> tuple[Tensor, ...]:
         """Updates nodes and edges.
 
         Args:
@@ -546,6 +635,7 @@ class RelationLayer(nn.Module):
             kept: What dropout keeps: nothing for no dropout, or what :meth:`sample` drew. It is an argument
                 because the backward pass, which computes the layer again, has to drop the same.
             in_blocks: Whether to take the written-out forms of what works on edges.
+            known: Where the edges come from, in the first of several layers; used in blocks only.
 
         Returns:
             The states of the looking nodes and, if edges are updated, ``(batch, edge_rows, nodes, channels)``.
@@ -553,7 +643,10 @@ class RelationLayer(nn.Module):
         masks = iter(kept)
         rows, count = edges.shape[1:3]
         looking = nodes[:, count - rows :]
-        attended = self.attention_out(self.attention(nodes, edges, in_blocks))
+        if in_blocks and known is not None:
+            attended = self.attention_out(self.attention.of_known(nodes, known))
+        else:
+            attended = self.attention_out(self.attention(nodes, edges, in_blocks))
         looking = self.attention_norm(looking + self._branch(attended, next(masks, None)))
         looking = self.node_norm(looking + self._branch(self.node_update(looking), next(masks, None)))
         if not self.edge_rows:
@@ -668,21 +761,24 @@ class RelationTransformer(nn.Module):
         states = [self._output_states(piece) for piece in self._pieces(element)]
         return self.head(torch.cat(states).flatten(1))
 
-    def embed(self, element: WeightSpaceElement) -> tuple[Tensor, Tensor]:
-        """States of all nodes and edges before the first layer."""
+    def embed(self, element: WeightSpaceElement) -> tuple[Tensor, Tensor, Known]:
+        """States of all nodes and edges before the first layer, and what the edges are made of."""
         weights, biases = self._normalise(element)
         probed = self.probes(element) if self.probes is not None else biases.new_zeros(())
-        return self._call(self.embedding, biases, probed, *weights)
+        nodes, none, *layers = self._call(self.embedding, biases, probed, *weights)
+        known = Known(none, layers, self.embedding.nodes_of_space)
+        return nodes, known.edges(), known
 
     def _output_states(self, element: WeightSpaceElement) -> Tensor:
-        nodes, edges = self.embed(element)
+        nodes, edges, known = self.embed(element)
         in_blocks = self._in_blocks(edges)
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             if not layer.edge_rows:
                 edges = edges[:, edges.shape[1] - self.outputs :]
             kept = layer.sample(nodes, edges) if self.training and layer.dropout else ()
             if in_blocks:
-                nodes, *updated = layer(nodes, edges, *kept, in_blocks=True)
+                first = index == 0 and bool(layer.edge_rows)
+                nodes, *updated = layer(nodes, edges, *kept, in_blocks=True, known=known if first else None)
             else:
                 nodes, *updated = self._call(layer, nodes, edges, *kept)
             edges = updated[0] if updated else edges
