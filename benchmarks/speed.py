@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,6 +35,7 @@ from torch.utils.benchmark import Timer
 import weightaug as wa
 from benchmarks import speed_growth, speed_memory, speed_targets, speed_training
 from benchmarks import speed_loops as loops
+from weightaug import _loops
 
 Section = Literal["transforms", "training", "memory", "loading", "growth"]
 Allocator = Literal["default", "raised"]
@@ -94,6 +96,7 @@ class Options:
         rounds: Medians per figure.
         networks: INRs "fitted" to digits (run `python benchmarks/table1.py --steps fit` once before), or "random"
             networks. The cost of alignment depends on them.
+        numba: Whether to use numba where it is installed; False for the times without the extra "fast".
         device: Where to measure; the allocators are compared on the CPU only.
         loaded: Networks of the data set that is opened; 700,000 take 3.3 GB in the temporary folder.
         output: Folder for speed.json and speed.md.
@@ -108,6 +111,7 @@ class Options:
     seconds: float = 0.1
     rounds: int = 3
     networks: Literal["random", "fitted"] = "fitted"
+    numba: bool = True
     device: str = "cpu"
     loaded: int = 700_000
     output: Path = Path("benchmarks/runs/speed")
@@ -310,6 +314,14 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _numba(options: Options) -> str:
+    """The version of numba that was used."""
+    try:
+        return metadata.version("numba") if options.numba else "not used"
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measures with both allocators in fresh processes, and writes the tables."""
     try:
@@ -322,6 +334,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"unknown work {sorted(unknown)}; known: {list(WORK)}")
     options.output.mkdir(parents=True, exist_ok=True)
     if options.worker:
+        if not options.numba:
+            _loops.load = lambda name: None  # type: ignore[assignment]
         part = part_of(options, options.worker)
         (options.output / f"part-{options.worker}.json").write_text(json.dumps(part))
         return
@@ -343,7 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
         part_path.unlink()
     rows = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", []) + figures}
     results["figures"] = list(rows.values())
-    results["machine"] = describe_machine(options.device)
+    results["machine"] = describe_machine(options.device) | {"numba": _numba(options)}
     path.write_text(json.dumps(results, indent=1) + "\n")
     if "growth" in results:
         speed_growth.plot(results["growth"], options.plots or options.output / "speed_growth")

@@ -147,14 +147,14 @@ class _AttentionInBlocks(torch.autograd.Function):
     Channels come last here, so that queries, keys and values are added in long runs. Sums over the channels of
     a head are products with ``shared``, ``(heads, channels)``: 1 where a channel belongs to a head.
 
-    Also returns the logarithms of the sums of the exponential scores, ``(batch, looking, heads)``, with which this
-    attention and one to other nodes can be joined.
+    With ``joined``, it also returns the logarithms of the sums of the exponential scores, ``(batch, looking, heads)``,
+    with which this attention and one to other nodes can be joined.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, edges: Tensor, weight: Tensor, heads: int
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, edges: Tensor, weight: Tensor, heads: int, joined: bool
+    ) -> tuple[Tensor, Tensor | None]:
         networks, rows, seen, width = *edges.shape[:3], query.shape[-1]
         of_pair, to_value = weight[: 3 * width], weight[3 * width :].unflatten(0, (heads, -1))
         shared = torch.eye(heads).to(edges).repeat_interleave(width // heads, 1)
@@ -164,14 +164,15 @@ class _AttentionInBlocks(torch.autograd.Function):
         # The widest tensors of all blocks share memory, which then stays in the cache.
         blocks = _blocks(networks, rows, seen)
         memory = edges.new_empty(_largest(blocks) * seen, 3 * width)
-        total = edges.new_empty(networks, rows, heads)
+        total = edges.new_empty(networks, rows, heads) if joined else None
         for block in blocks:
             of_block = edges[block].flatten(0, 1)
             q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
             products = q.mul_(k).flatten(0, 1)
             scores = sums.expand(len(products), -1, -1) @ products.mT
             weights = scores.softmax(-1)
-            total[block] = scores.logsumexp(-1).unflatten(0, q.shape[:2])
+            if total is not None:
+                total[block] = scores.logsumexp(-1).unflatten(0, q.shape[:2])
             m.mul_(value[block[0], None])
             # Every head's weights times the values of all heads; each head's own are on the diagonal.
             of_heads = (weights @ m.flatten(0, 1)).unflatten(-1, (heads, -1)).diagonal(dim1=1, dim2=2).mT
@@ -196,7 +197,7 @@ class _AttentionInBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, d_total: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, d_total: Tensor | None) -> tuple[Tensor | None, ...]:
         query, key, value, edges, weight, attention, shared = ctx.saved_tensors
         heads, width = ctx.heads, query.shape[-1]
         sums = shared * width**-0.5
@@ -226,7 +227,8 @@ class _AttentionInBlocks(torch.autograd.Function):
 
             # Through the softmax and the scores.
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_scores.addcmul_(weights, d_total[block].flatten(0, 1).unsqueeze(-1))
+            if d_total is not None:
+                d_scores.addcmul_(weights, d_total[block].flatten(0, 1).unsqueeze(-1))
             d_products = (d_scores.mT @ sums.expand(len(g), -1, -1)).view_as(d_m)
             torch.mul(d_products, k, out=d_q)
             torch.mul(d_products, q, out=d_k)
@@ -236,9 +238,11 @@ class _AttentionInBlocks(torch.autograd.Function):
             # Through the projections.
             d = d.flatten(0, 2)
             d_pair.addmm_(pairs.flatten(0, 2).mT, d)  # MKL is faster with the wide matrix last
-            d_edges[block] = torch.baddbmm((d @ of_pair).view_as(of_block), weights.mT, d_summed).view_as(pairs)
+            # Straight into the result, which is contiguous for a block.
+            of_edges = torch.mm(d, of_pair, out=d_edges[block].view(len(d), -1)).view_as(of_block)
+            of_edges.baddbmm_(weights.mT, d_summed)
         d_weight = torch.cat([d_pair.mT, d_to_value.flatten(0, 1)])
-        return d_query, d_key, d_value, d_edges, d_weight, None
+        return d_query, d_key, d_value, d_edges, d_weight, None, None
 
 
 class _EdgeUpdateInBlocks(torch.autograd.Function):
@@ -523,7 +527,9 @@ class RelationalAttention(nn.Module):
         query, key, value = self.of_nodes(nodes).chunk(3, -1)
         query = query[:, seen - looking :]
         if in_blocks:
-            return self.out(_AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads)[0])
+            return self.out(
+                _AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads, False)[0]
+            )
         return self.out(self.weigh(query, key, value, edges))
 
     def of_known(self, nodes: Tensor, known: Known) -> Tensor:
@@ -550,7 +556,7 @@ class RelationalAttention(nn.Module):
             result = (scores.softmax(-1) @ of_others[1]).transpose(1, 2)  # (batch, rows, heads, channels)
             result = result + (to_value @ known.none).unflatten(0, (self.heads, -1))
             if space < len(known.layers):
-                arguments = known.layers[space], self.of_edges.weight, self.heads
+                arguments = known.layers[space], self.of_edges.weight, self.heads, True
                 seen, total = _AttentionInBlocks.apply(query[:, rows], key[:, written], value[:, written], *arguments)
                 share = (total - scores.logsumexp(-1).transpose(1, 2)).sigmoid().unsqueeze(-1)
                 result = torch.lerp(result, seen.unflatten(-1, (self.heads, -1)), share)
