@@ -238,7 +238,7 @@ def _above_quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
 def _quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
     """The q-th quantile of each row, with q per row; no limit on the size, unlike ``torch.quantile``."""
     last = values.shape[-1] - 1
-    most = min(math.floor(bound * last), last)
+    most = min(math.floor(bound * last) + 1, last)  # rounding may bring a position above the bound
     position = q.to(values.dtype) * last
     below = position.floor().long().clamp(0, most)
     low, high = neighbours_in_order(values, below, most)

@@ -175,7 +175,11 @@ class Reduce(nn.Module):
         if self.reduction == "attn":
             weights = [(values @ query).softmax(dim) for query, dim in zip(self.queries, self.dims, strict=True)]
             return tuple((values * w.unsqueeze(-1)).sum(dim) for w, dim in zip(weights, self.dims, strict=True))
-        return tuple(values.mean(dim) if self.reduction == "mean" else values.sum(dim) for dim in self.dims)
+        # The backward pass of a sum only expands; that of torch's mean divides after that, all of the large tensor.
+        sums = [values.sum(dim) for dim in self.dims]
+        if self.reduction == "mean":
+            sums = [total / values.shape[dim] for total, dim in zip(sums, self.dims, strict=True)]
+        return tuple(sums)
 
 
 class Pool(nn.Module):
