@@ -307,7 +307,7 @@ class Pairs:
         known: frozenset[int] | None,
         search: bool,
     ) -> tuple[Tensor, _Products, _Products]:
-        """The same as :meth:`_visit`, by numba: three to four times as fast, and free of the GIL."""
+        """The same as :meth:`_visit`, by numba: matching as a whole takes a third of the time, and no GIL."""
         view, present = self._views[slot], moves.permutation[slot].contiguous()
         pairs = torch.arange(self.size) if todo is None else todo
         found = torch.empty(len(pairs), present.shape[1], dtype=torch.int64)

@@ -217,7 +217,7 @@ class AlignedMixup(Mixup):
 
     Draws what :class:`Mixup` draws; the alignment is ``weightaug.matching.match``, computed in ``sample``,
     on the host where it has to be. Source: paper section 4 ("matching based weight space mixup"), which
-    aligns over permutations: ``symmetry="permutation"``. The extra ``fast`` makes it two to three times as fast.
+    aligns over permutations: ``symmetry="permutation"``. The extra ``fast`` makes it about three times as fast.
 
     Args:
         symmetry: ``"auto"``: everything that the activations allow (signs, phases, positive scales);
