@@ -71,6 +71,15 @@ def flops_of(step: Callable[[], None]) -> int:
     return int(counter.get_total_flops())
 
 
+def products_of(step: Callable[[], None], transformer: RelationTransformer) -> int:
+    """Floating point operations of one forward and one backward pass: what a layer computes again is not in them."""
+    transformer.checkpoint = False
+    try:
+        return flops_of(step)
+    finally:
+        transformer.checkpoint = True
+
+
 def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
     """Training steps of the reference models, and the cost of augmentation beside that of DWS."""
     device = networks.device
@@ -88,12 +97,8 @@ def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
     ):
         few = batch if model is dws else batch[: BATCH // 4]
         step = step_of(model, few, dtype)
-        # The bound is one forward and one backward pass: what a layer computes again is not in it.
-        transformer.checkpoint = False
-        share = flops_of(step) / flops_per_us
-        transformer.checkpoint = True
         steps[key] = clock(step)
-        share /= steps[key]
+        share = products_of(step, transformer) / flops_per_us / steps[key]
         rate = len(few) / steps[key] * 1e6
         numbers = {f"{key} networks/s": rate}
         if dtype is None:
@@ -126,9 +131,7 @@ def _on_one_thread(key: str, name: str, model: RelationTransformer, batch: wa.We
     try:
         few = batch[: BATCH // 8]
         step = step_of(model, few, None)
-        model.checkpoint = False
-        bound = flops_of(step) / rates(clock, torch.device("cpu"))[0]
-        model.checkpoint = True
+        bound = products_of(step, model) / rates(clock, torch.device("cpu"))[0]
         took = clock(step)
     finally:
         torch.set_num_threads(threads)

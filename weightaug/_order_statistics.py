@@ -42,34 +42,34 @@ def neighbours_in_order(values: Tensor, position: Tensor, most: int) -> tuple[Te
     if values.device.type != "cpu" or values.dtype not in _BITS:
         count = min(most + 2, values.shape[-1])
         ordered = values.topk(count, dim=-1, largest=False, sorted=True).values
-        after = (position + 1).clamp(max=count - 1)
-        return tuple(ordered.gather(-1, p.unsqueeze(-1)).squeeze(-1) for p in (position, after))  # type: ignore[return-value]
+        next_one = (position + 1).clamp(max=count - 1)
+        at, after = (ordered.gather(-1, p.unsqueeze(-1)).squeeze(-1) for p in (position, next_one))
+        return at, after
     rows = values.detach().reshape(-1, values.shape[-1]).contiguous().numpy()
     places = position.reshape(-1).contiguous().numpy()
-    result = np.empty((2, len(rows)), rows.dtype)
+    low, high = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
     fast = _loops.load("selection")
 
     def select(part: slice) -> None:
         if fast is not None:
             whole = _BITS[values.dtype]
             typed = np.array([-1, np.iinfo(whole).max, 0], whole)
-            at, after = result[:, part].view(whole)
-            fast.neighbours_in_order(rows[part].view(whole), typed, places[part], at, after)
+            found = low[part].view(whole), high[part].view(whole)
+            fast.neighbours_in_order(rows[part].view(whole), typed, places[part], *found)
         else:
-            result[:, part] = _by_partition(rows[part], places[part], most)
+            low[part], high[part] = _by_partition(rows[part], places[part], most)
 
     _shared_out(select, len(rows), min(torch.get_num_threads(), rows.size // _WORTH_A_THREAD))
-    at, after = torch.from_numpy(result)
-    return at.view(position.shape).clone(), after.view(position.shape).clone()
+    return torch.from_numpy(low).view(position.shape), torch.from_numpy(high).view(position.shape)
 
 
-def _by_partition(rows: NDArray[Any], places: NDArray[Any], most: int) -> NDArray[Any]:
+def _by_partition(rows: NDArray[Any], places: NDArray[Any], most: int) -> tuple[NDArray[Any], NDArray[Any]]:
     count = min(most + 2, rows.shape[1])
     if count < rows.shape[1]:
         rows = np.partition(rows, count - 1, axis=-1)[:, :count]
     rows = np.sort(rows, axis=-1)
     index = np.arange(len(rows))
-    return np.stack([rows[index, places], rows[index, np.minimum(places + 1, count - 1)]])
+    return rows[index, places], rows[index, np.minimum(places + 1, count - 1)]
 
 
 def _shared_out(work: Callable[[slice], None], count: int, workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -18,6 +19,11 @@ __all__ = ["assign", "assign_again", "matmul", "on_device_solver", "unknown_pric
 def on_device_solver() -> bool:
     """Whether ``torch-linear-assignment`` is installed, which solves assignments without leaving the GPU."""
     return importlib.util.find_spec("torch_linear_assignment") is not None
+
+
+def _loops_for(score: Tensor) -> ModuleType | None:
+    """The compiled loops, or None where they are not installed, or the scores are solved on the device."""
+    return None if score.is_cuda and on_device_solver() else _loops.load("matching")
 
 
 def assign(score: Tensor) -> Tensor:
@@ -36,7 +42,7 @@ def assign(score: Tensor) -> Tensor:
     Raises:
         ValueError: If a score is not finite.
     """
-    if not (score.is_cuda and on_device_solver()) and _loops.load("matching") is not None:
+    if _loops_for(score) is not None:
         return assign_again(score, unknown_prices(score))[0]
     return _without_prices(score)
 
@@ -59,9 +65,9 @@ def assign_again(score: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If a score is not finite.
     """
-    fast = _loops.load("matching")
-    if fast is not None and not (score.is_cuda and on_device_solver()):
-        check_finite(score)
+    fast = _loops_for(score)
+    if fast is not None:
+        _check_finite(score)
         costs, prices = score.to("cpu", torch.float64).contiguous(), prices.to("cpu", torch.float64, copy=True)
         columns = torch.empty(prices.shape, dtype=torch.int64)
         fast.assign_many(costs.numpy(), prices.numpy(), columns.numpy())
@@ -88,7 +94,7 @@ def _without_prices(score: Tensor) -> Tensor:
         solver = importlib.import_module("torch_linear_assignment")
         columns: Tensor = solver.batch_linear_assignment(score.neg())
         return columns.to(torch.int64)
-    check_finite(score)
+    _check_finite(score)
     # scipy negates (and copies) one matrix at a time for maximize=True; once for all is cheaper.
     reduced = score.amax(2, keepdim=True) - score
     # Costs of zero in every row and column spare scipy a quarter of its search.
@@ -100,7 +106,7 @@ def _without_prices(score: Tensor) -> Tensor:
     return torch.from_numpy(result).to(score.device)
 
 
-def check_finite(score: Tensor) -> None:
+def _check_finite(score: Tensor) -> None:
     """Checks the scores of a batch of assignments, or sums of them.
 
     Raises:

@@ -317,13 +317,13 @@ class Pairs:
         arguments = [pairs, view.rows, view.columns]
         for links, a, b in view.sides:
             arguments += [a, b, *self._moved(links, moves, known)]
-        rule, h = self.rules[slot], self.rules[slot].half_period if view.bias is not None else None
+        rule = self.rules[slot]
         code = loops.SCORES[rule.sign, view.bias is not None] if search else loops.NO_SEARCH
         biases = view.bias if view.bias is not None else [view.rows.new_empty(0, 0)] * 2
         before, after = (
             [t.numpy() for t in ts] for ts in (arguments, (*biases, view.prices, present, found, products))
         )
-        loops.visit(code, *before, 1.0 if h is None else h, *after)
+        loops.visit(code, *before, rule.half_period or 1.0, *after)
         r, c, r_now, c_now = products
         return found, (r, c), (r_now, c_now)
 
@@ -349,7 +349,7 @@ class Pairs:
             factor = self._factor(moves, link, _picker(None))
             if known is not None and link.other not in known:
                 factor = torch.zeros_like(index, dtype=self.a.dtype)
-            elif factor is None:
+            if factor is None:
                 factor = torch.ones_like(index, dtype=self.a.dtype)
             if kernel > 1:
                 index = (index.unsqueeze(2) * kernel + torch.arange(kernel)).flatten(1)

@@ -13,7 +13,7 @@ from weightaug.element import WeightSpaceElement
 from weightaug.functional import TargetMode, mix, mix_into, mix_target
 from weightaug.group import GroupElement, act
 from weightaug.transforms import draws
-from weightaug.transforms.base import Params, Transform, check_range
+from weightaug.transforms.base import Params, Transform, check_range, slice_params
 from weightaug.transforms.noise import GaussianNoise
 from weightaug.transforms.symmetry import Permute
 
@@ -159,9 +159,13 @@ class Mixup(Transform):
         return _take(flat, index)
 
     def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
+        return self._mixed(element, element, params)
+
+    def _mixed(self, own: WeightSpaceElement, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
+        """Mixes some networks, with parameters of their own, with partners from a whole batch (or the pool)."""
         partners = self._partners(element, params.partner)
         # The partners are copies already, so they can take the result.
-        return mix_into(act(partners, params.group), element, params.lam)
+        return mix_into(act(partners, params.group), own, params.lam)
 
     def apply_targets(self, targets: tuple[Any, ...], params: MixParams) -> tuple[Any, ...]:
         if self.pool is None or self.targets == "keep":
@@ -244,11 +248,9 @@ class AlignedMixup(Mixup):
     def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
         if (pieces := _pieces(params.partner)) is None:
             return super().apply(element, params)
-        partner, lam, group = params
-
         result = element.map(torch.empty_like)
         for i in pieces:
-            mixed = mix_into(act(self._partners(element, partner[i]), group[i]), element[i], lam[i])
+            mixed = self._mixed(element[i], element, slice_params(params, i))
             for whole, part in zip(result.tensors(), mixed.tensors(), strict=True):
                 whole[i] = part
         return result
