@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
 
-from benchmarks.alignment_data import Fits, load_fits
-from benchmarks.settings import ConventionName
+from benchmarks.data.settings import ConventionName
+from benchmarks.measuring.fitted_pairs import Fits, load_fits
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, _loops, act, cat
 from weightaug.matching import match

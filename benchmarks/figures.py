@@ -19,9 +19,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
-from benchmarks.figures_curves import Curve, Group, caption, group_cells, read_cells
-from benchmarks.figures_samples import DATASETS, Column, Samples, columns, load_samples
-from benchmarks.settings import CONVENTIONS
+from benchmarks.data.settings import CONVENTIONS
+from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
+from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
 from weightaug import Preserves
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Measures the speed of everything against two yardsticks: `python benchmarks/speed.py`.
 
 Every figure is a ratio within one run: against the loop over single networks that existing code uses
-(speed_loops.py, the same work), and against what the machine allows (cloning the batch, drawing the random
+(measuring/loops.py, the same work), and against what the machine allows (cloning the batch, drawing the random
 numbers). Each batch size is measured twice, in fresh processes: with the allocator's defaults, and with
 glibc's thresholds raised, where freed memory is used again instead of being given back and faulted in.
 
@@ -33,8 +33,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 import weightaug as wa
-from benchmarks import speed_growth, speed_memory, speed_targets, speed_training
-from benchmarks import speed_loops as loops
+from benchmarks.measuring import growth, loops, memory, targets, training
 from weightaug import _loops
 
 Section = Literal["transforms", "training", "memory", "loading", "growth"]
@@ -165,13 +164,13 @@ def networks(architecture: wa.Architecture, batch: int, options: Options) -> wa.
     """Networks to transform, float32."""
     if options.networks == "fitted" and architecture == SIREN:
         return _fitted(batch).to(options.device)
-    return speed_growth.networks(architecture, batch).to(options.device)
+    return growth.networks(architecture, batch).to(options.device)
 
 
 @lru_cache(maxsize=1)
 def _fits() -> wa.WeightSpaceElement:
     from benchmarks.data.store import load_networks
-    from benchmarks.settings import PRESETS
+    from benchmarks.table.settings import PRESETS
 
     settings = PRESETS["quick"]
     return load_networks("digits", 1, settings.fit, settings.output / "inrs").element
@@ -251,24 +250,24 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
     raised = allocator == "raised" or options.device != "cpu"
     memory_batch = 16_384
 
-    def training() -> list[dict[str, Any]]:
+    def training_lines() -> list[dict[str, Any]]:
         element = networks(SIREN, 64, options)
-        lines = speed_training.models(element, clock) + speed_training.seeds_at_once(element, clock)
-        return [line._asdict() for line in lines + speed_training.fitting(clock, device)]
+        lines = training.models(element, clock) + training.seeds_at_once(element, clock)
+        return [line._asdict() for line in lines + training.fitting(clock, device)]
 
-    def memory() -> dict[str, float]:
+    def peaks() -> dict[str, float]:
         return {
-            name: speed_memory.peak(work.transform, networks(work.architecture, memory_batch, options))
+            name: memory.peak(work.transform, networks(work.architecture, memory_batch, options))
             for name, work in progress(list(WORK.items()), f"memory, batch {memory_batch}")
         }
 
     # Parts of 10 shards of 125 networks, as the fitting of 700,000 INRs in small jobs makes them.
     sections: dict[str, tuple[bool, Callable[[], Any]]] = {
         "transforms": (True, lambda: [asdict(f) for f in measure(options, allocator)]),
-        "training": (raised, training),
-        "growth": (raised, lambda: speed_growth.curves(clock, device)),
-        "memory": (allocator == "default", memory),
-        "loading": (allocator == "default", lambda: speed_memory.loading(SIREN, options.loaded, 125)),
+        "training": (raised, training_lines),
+        "growth": (raised, lambda: growth.curves(clock, device)),
+        "memory": (allocator == "default", peaks),
+        "loading": (allocator == "default", lambda: memory.loading(SIREN, options.loaded, 125)),
     }
     result: dict[str, Any] = {"conditions": {}}
     for name, (here, run) in sections.items():
@@ -360,8 +359,8 @@ def main(arguments: list[str] | None = None) -> None:
     results["machine"] = describe_machine(options.device) | {"numba": _numba(options)}
     path.write_text(json.dumps(results, indent=1) + "\n")
     if "growth" in results:
-        speed_growth.plot(results["growth"], options.plots or options.output / "speed_growth")
-    text = speed_targets.report(results)
+        growth.plot(results["growth"], options.plots or options.output / "speed_growth")
+    text = targets.report(results)
     (options.output / "speed.md").write_text(text)
     print(text)
 

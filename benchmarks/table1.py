@@ -16,15 +16,18 @@ from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
-from benchmarks import report
 from benchmarks.data import quality
 from benchmarks.data.sdf import short_hash
+from benchmarks.data.settings import DatasetName
 from benchmarks.data.sources import source
 from benchmarks.data.store import Part, described, load_networks, parts_of, plain
-from benchmarks.run import Executor, Job, JobsFailed
-from benchmarks.run_ray import RayExecutor
-from benchmarks.settings import PRESETS, ROWS, DatasetName, Settings
-from benchmarks.train import Cell, write_json
+from benchmarks.running.executor import Executor, Job, JobsFailed
+from benchmarks.running.files import write_json
+from benchmarks.running.on_ray import RayExecutor
+from benchmarks.table import report
+from benchmarks.table.cell import Cell
+from benchmarks.table.rows import ROWS
+from benchmarks.table.settings import PRESETS, Settings
 
 JobType = TypeVar("JobType", bound=Job)
 
@@ -60,18 +63,18 @@ def training_jobs(settings: Settings) -> list[Cell]:
     pool_views = settings.all_views if settings.mixup_pool == "all" else None
     return [
         Cell(
-            dataset,
-            model,
-            row,
-            views,
-            seed,
-            settings.fit_of(dataset),
-            settings.dws if model == "dws" else settings.transformer,
-            settings.train_of(dataset, model, views),
-            settings.output,
-            pool_views if ROWS[row].mixes else None,
-            settings.device,
-            settings.data_dir,
+            dataset=dataset,
+            model=model,
+            row=row,
+            views=views,
+            seed=seed,
+            fit=settings.fit_of(dataset),
+            model_settings=settings.dws if model == "dws" else settings.transformer,
+            train=settings.train_of(dataset, model, views),
+            folder=settings.output,
+            pool_views=pool_views if ROWS[row].mixes else None,
+            device=settings.device,
+            data_dir=settings.data_dir,
         )
         for seed in settings.seeds
         for dataset in settings.datasets

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import weightaug as wa
-from benchmarks import figures, figures_samples
+from benchmarks import figures
 from benchmarks.data.images import digits
 from benchmarks.data.sdf import Sampling
-from benchmarks.figures_curves import caption, group_cells, read_cells
-from benchmarks.figures_samples import augmentations, columns, load_samples
+from benchmarks.drawing import samples as figures_samples
+from benchmarks.drawing.curves import caption, group_cells, read_cells
+from benchmarks.drawing.samples import augmentations, columns, load_samples
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")

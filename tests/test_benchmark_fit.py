@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.data import fit as fitting
 from benchmarks.data.images import digits, load_images, pixel_grid
-from benchmarks.settings import CONVENTIONS, ImageFitSettings
+from benchmarks.data.settings import CONVENTIONS, ImageFitSettings
 from weightaug import Architecture, WeightSpaceElement
 
 pytest.importorskip("sklearn")

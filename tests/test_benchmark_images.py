@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks.data import images
+from benchmarks.data.settings import ImageFitSettings
 from benchmarks.data.sources import source
 from benchmarks.data.store import Networks, Part, parts_of
-from benchmarks.settings import ImageFitSettings, TrainSettings
-from benchmarks.train import split_images
+from benchmarks.table.settings import TrainSettings
+from benchmarks.table.training import split_images
 from weightaug import Architecture, WeightSpaceElement
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

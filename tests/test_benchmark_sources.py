@@ -14,10 +14,10 @@ import weightaug as wa
 from benchmarks import table1
 from benchmarks.data import fit as fitting
 from benchmarks.data.sdf import Sampling
+from benchmarks.data.settings import ImageFitSettings, ShapeFitSettings
 from benchmarks.data.solids import make_solids
 from benchmarks.data.sources import MeshSource, SolidSource, find_meshes, source
 from benchmarks.data.store import Part, load_networks, parts_of
-from benchmarks.settings import ImageFitSettings, ShapeFitSettings
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tyro")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import speed, speed_growth, speed_loops, speed_memory, speed_targets
+from benchmarks import speed
+from benchmarks.measuring import growth, loops, memory, targets
 from weightaug.functional import quantile_dropout
 from weightaug.testing import assert_same_function, random_element
 
@@ -32,7 +33,7 @@ def test_the_loops_of_symmetries_keep_the_function_as_the_transforms_do(name):
 def test_the_loop_of_quantile_dropout_does_the_same(monkeypatch):
     element = random_element(speed.SIREN, (1,), dtype=torch.float32)
     monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 0.5))
-    weights, _ = speed_loops.quantile_dropout([w[0] for w in element.weights], [b[0] for b in element.biases])
+    weights, _ = loops.quantile_dropout([w[0] for w in element.weights], [b[0] for b in element.biases])
     ours = quantile_dropout(element, torch.tensor([0.05]), bound=0.1)
     for theirs, mine in zip(weights, ours.weights, strict=True):
         assert torch.equal(theirs, mine[0])
@@ -47,7 +48,7 @@ def test_goals_compare_what_was_measured():
         ],
         "memory": {"Mixup": 3.5},
     }
-    reached = {(g.what, g.case): g.reached for g in speed_targets.goals(results)}
+    reached = {(g.what, g.case): g.reached for g in targets.goals(results)}
     assert reached == {
         ("SirenNegation: the loop's time", "batch 512, raised"): True,
         ("SirenNegation: a clone's time", "batch 512, raised"): True,
@@ -67,10 +68,10 @@ def test_the_least_of_two_figures_is_taken_time_by_time():
 
 def test_exponents_are_those_of_powers():
     points = [(float(x), 3.0 * x**2.5) for x in (1, 2, 4, 8, 16)]
-    assert speed_growth.exponent(points, 2) == pytest.approx(2.5)
+    assert growth.exponent(points, 2) == pytest.approx(2.5)
 
 
 def test_a_large_data_set_opens_in_little_memory():
-    found = speed_memory.loading(speed.SIREN, 2000, 100)
+    found = memory.loading(speed.SIREN, 2000, 100)
     assert found["shards"] == 20
     assert found["private_mb_before_the_first_batch"] < 4.7  # a half of what the networks take

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.measuring.stacked import Stacked
 from benchmarks.models.dws import DWS
 from benchmarks.models.relation_transformer import RelationTransformer, Widths
-from benchmarks.stacked import Stacked
 from weightaug import Architecture
 from weightaug.testing import random_element
 

@@ -13,12 +13,16 @@ import pytest
 import torch
 
 import weightaug as wa
-from benchmarks import report, table1, train
+from benchmarks import table1
 from benchmarks.data import quality
+from benchmarks.data.quality import INR_DEVIATIONS
+from benchmarks.data.settings import ImageFitSettings
 from benchmarks.data.store import Networks, load_networks
-from benchmarks.published import INR_DEVIATIONS
-from benchmarks.run import Executor, JobsFailed
-from benchmarks.settings import PRESETS, ROWS, ImageFitSettings, Settings, TrainSettings
+from benchmarks.running import files
+from benchmarks.running.executor import Executor, JobsFailed
+from benchmarks.table import report, training
+from benchmarks.table.rows import ROWS
+from benchmarks.table.settings import PRESETS, Settings, TrainSettings
 from weightaug import io
 
 pytest.importorskip("sklearn")
@@ -98,7 +102,7 @@ def test_the_table_shows_the_figures_of_the_files(run):
         if cell.row == "scale" or (cell.row == "noise" and cell.seed == 1):
             outcome = {"status": "diverged", "test_accuracy": None}
         if cell.row != "mixup" or cell.seed == 0:
-            train.write_json(cell.path, {"settings": cell.settings, **outcome})
+            files.write_json(cell.path, {"settings": cell.settings, **outcome})
     (column,) = report.columns(cells)
     text = report.table(column)
     assert "| No augmentation | 41.00 ± 1.00 | 38.5 to 43.5 | – | 68.30 ± 0.62 | 76.01 ± 1.20 | 68.84 ± 0.41 |" in text
@@ -135,7 +139,7 @@ def test_a_cell_whose_loss_is_no_number_is_recorded_as_diverged(run, tmp_path):
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
     broken = dataclasses.replace(networks, element=networks.element[:].map(lambda t: t * torch.nan))
     steps: list[int] = []
-    outcome = train.train(cell, broken, steps.append)
+    outcome = training.train(cell, broken, steps.append)
     assert outcome["status"] == "diverged"
     assert outcome["test_accuracy"] is None
     assert sum(steps) == cell.train.epochs
@@ -145,7 +149,7 @@ def test_the_permuted_control_keeps_the_test_labels(run):
     _, settings = run
     cell = next(c for c in table1.training_jobs(settings) if c.row == "permuted_labels")
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
-    shuffled, split = train.prepare(cell, networks).networks, train.split_images(networks, cell.train)
+    shuffled, split = training.prepare(cell, networks).networks, training.split_images(networks, cell.train)
     assert torch.equal(shuffled.labels[split.test], networks.labels[split.test])
     for part in (split.train, split.validation):
         assert sorted(shuffled.labels[part].tolist()) == sorted(networks.labels[part].tolist())
@@ -159,7 +163,7 @@ def test_the_canonical_row_turns_a_copy_in_other_symmetries_into_the_same_networ
     generator = torch.Generator().manual_seed(0)
     moved = wa.Compose((wa.Permute(), wa.SirenNegation(), wa.SirenBias()))(networks.element[:], generator=generator)
     other = dataclasses.replace(networks, element=moved)
-    here, there = (train.prepare(cell, n).networks.element.flatten() for n in (networks, other))
+    here, there = (training.prepare(cell, n).networks.element.flatten() for n in (networks, other))
     assert not torch.allclose(networks.element[:].flatten(), moved.flatten(), atol=1e-3)
     torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
 
@@ -167,7 +171,7 @@ def test_the_canonical_row_turns_a_copy_in_other_symmetries_into_the_same_networ
 def test_feature_mixup_mixes_what_enters_the_last_layer_and_the_targets_alike():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     inputs, targets = torch.randn(5, 3), torch.eye(5)
-    mixed = train.FeatureMixup.draw(5, torch.Generator().manual_seed(0))
+    mixed = training.FeatureMixup.draw(5, torch.Generator().manual_seed(0))
     assert not (mixed.partner == torch.arange(5)).any()
     with mixed.inside(model):
         scores = model(inputs)
@@ -206,23 +210,23 @@ def test_partners_of_all_views_are_networks_of_training_images(run, tmp_path):
     both = dataclasses.replace(both, views=2)
     cell = next(c for c in table1.training_jobs(settings) if c.row == "aligned_mixup")
     cell = dataclasses.replace(cell, pool_views=2, folder=tmp_path)
-    prepared = train.prepare(cell, both)
+    prepared = training.prepare(cell, both)
     pool = prepared.transform.pool
     images = prepared.split.train
     assert len(prepared.index) == len(images)
     assert torch.equal(pool.element.flatten(), both.element[torch.cat([images, images + 40])].flatten())
     assert torch.equal(pool.targets[0].argmax(1), networks.labels[images].repeat(2))
-    assert train.train(cell, both, lambda units: None)["status"] == "finished"
+    assert training.train(cell, both, lambda units: None)["status"] == "finished"
 
 
 def test_the_learning_rate_rises_then_falls_or_stays():
     settings = TrainSettings(warmup=0.2)
-    assert train.rate(0, 100, settings) == pytest.approx(1 / 21)
-    assert train.rate(20, 100, settings) == 1
-    assert train.rate(60, 100, settings) == pytest.approx(0.5)
+    assert training.rate(0, 100, settings) == pytest.approx(1 / 21)
+    assert training.rate(20, 100, settings) == 1
+    assert training.rate(60, 100, settings) == pytest.approx(0.5)
     constant = dataclasses.replace(settings, schedule="constant", warmup_steps=1000)
-    assert [train.rate(step, 10_000, constant) for step in (499, 1000, 9999)] == [pytest.approx(500 / 1001), 1, 1]
-    assert train.rate(20, 100, constant) == 1  # at most a fifth of the steps
+    assert [training.rate(step, 10_000, constant) for step in (499, 1000, 9999)] == [pytest.approx(500 / 1001), 1, 1]
+    assert training.rate(20, 100, constant) == 1  # at most a fifth of the steps
 
 
 def test_the_relation_transformer_trains_and_can_be_repeated(run):
@@ -234,7 +238,7 @@ def test_the_relation_transformer_trains_and_can_be_repeated(run):
     assert [cell.train.warmup_steps for cell in cells] == [1000, 1000]
     for cell in cells:
         networks = load_networks("digits", 1, cell.fit, cell.folder / "inrs")
-        outcomes = [train.train(cell, networks, lambda units: None) for _ in range(2)]
+        outcomes = [training.train(cell, networks, lambda units: None) for _ in range(2)]
         assert outcomes[0] == outcomes[1]
 
 
@@ -332,7 +336,7 @@ def test_the_split_has_no_image_twice_and_all_views_of_one_on_one_side():
     architecture = wa.Architecture.siren((2, 1, 1))
     element = wa.WeightSpaceElement.unflatten(architecture, torch.zeros(1797, architecture.num_parameters))
     networks = Networks(element, torch.zeros(1797, dtype=torch.int64), torch.zeros(1797), 1, 10)
-    split = train.split_images(networks, TrainSettings())
+    split = training.split_images(networks, TrainSettings())
     parts = [set(part.tolist()) for part in (split.train, split.validation, split.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 1797
 
@@ -346,8 +350,8 @@ def test_rows_see_the_same_networks_in_the_same_order():
     assert arch == networks.architecture
     targets = torch.eye(50)
     settings = TrainSettings(batch=8, augment_batch=16)
-    plain = list(train._batches(networks, torch.arange(50), targets, None, settings, *generators[:2]))
-    flipped = list(train._batches(networks, torch.arange(50), targets, wa.SirenNegation(), settings, *generators[2:]))
+    plain = list(training._batches(networks, torch.arange(50), targets, None, settings, *generators[:2]))
+    flipped = list(training._batches(networks, torch.arange(50), targets, wa.SirenNegation(), settings, *generators[2:]))
     assert len(plain) == len(flipped) == 6
     for (a, wanted_a), (b, wanted_b) in zip(plain, flipped, strict=True):
         assert torch.equal(wanted_a, wanted_b)

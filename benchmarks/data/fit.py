@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.settings import Convention, FitSettings
+from benchmarks.data.settings import Convention, FitSettings
 from weightaug import Architecture, WeightSpaceElement, cat
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data import images, meshes, solids
-from benchmarks.settings import DatasetName, FitSettings, ImageFitSettings, ShapeFitSettings
+from benchmarks.data.settings import DatasetName, FitSettings, ImageFitSettings, ShapeFitSettings
 
 
 class Targets(NamedTuple):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
 from benchmarks.data.sdf import short_hash
+from benchmarks.data.settings import DatasetName, FitSettings
 from benchmarks.data.sources import Source, source
-from benchmarks.settings import DatasetName, FitSettings
 from weightaug import Architecture, WeightSpaceElement, io
 
 

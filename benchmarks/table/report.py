@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from scipy.stats import t as student
 
-from benchmarks import published
-from benchmarks.published import MODEL_LABELS, TABLE1
-from benchmarks.rows import ROWS
-from benchmarks.settings import SHAPES
-from benchmarks.train import Cell
+from benchmarks.data.settings import SHAPES
+from benchmarks.models.settings import MODEL_LABELS
+from benchmarks.table import published
+from benchmarks.table.cell import Cell
+from benchmarks.table.published import TABLE1
+from benchmarks.table.rows import ROWS
 
 BASELINE = "none"  # the row that the others are compared with
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.settings import ROWS
+from benchmarks.table.rows import ROWS
 
 SPLITS = ("train", "validation", "test")
 

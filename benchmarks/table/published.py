@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-ModelName = Literal["dws", "relation-transformer"]
-
-MODEL_LABELS: dict[ModelName, str] = {"dws": "DWS", "relation-transformer": "Relation Transformer"}
+from benchmarks.models.settings import ModelName
 
 
 class Accuracy(NamedTuple):
@@ -83,17 +81,4 @@ TABLE1: dict[tuple[str, Column], Accuracy] = {
     for row, figures in rows.items()
     for (dataset, views), figure in zip(_ORDER, figures, strict=True)
     if figure
-}
-
-# Standard deviation of every tensor of the public INRs of Fashion-MNIST, as the configuration of the public code of
-# neural graphs has them (fmnist.yaml), under the names that `WeightSpaceElement.named_tensors` gives.
-INR_DEVIATIONS: dict[str, dict[str, float]] = {
-    "fashion-mnist": {
-        "layer0.weight": 0.0782,
-        "layer0.bias": 0.0286,
-        "layer1.weight": 0.0324,
-        "layer1.bias": 0.0167,
-        "layer2.weight": 0.1345,
-        "layer2.bias": 0.0960,
-    }
 }

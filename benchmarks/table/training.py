@@ -1,17 +1,11 @@
-"""One cell of the table: data set x model x augmentation x views x seed, trained into one JSON file."""
+"""Training and evaluating one classifier of networks, under one row of the table."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,117 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import weightaug as wa
-from benchmarks.data.sdf import short_hash
-from benchmarks.data.sources import source
-from benchmarks.data.store import NetworkReader, Networks, described, load_networks, plain
+from benchmarks.data.store import NetworkReader, Networks
 from benchmarks.models.dws import DWS
 from benchmarks.models.relation_transformer import RelationTransformer, Widths
-from benchmarks.published import ModelName
-from benchmarks.rows import ROWS
-from benchmarks.settings import DatasetName, DWSSettings, FitSettings, ModelSettings, TrainSettings
+from benchmarks.models.settings import DWSSettings, ModelSettings
+from benchmarks.table.rows import ROWS
+from benchmarks.table.settings import TrainSettings
 from weightaug.matching import canonicalize
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The job of training one classifier.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained, whatever the networks are of.
 
     Args:
-        dataset: Name of the images.
-        model: Name of the model.
         row: Key of ``ROWS``.
         views: Networks per image to train on; validation and test use the first view.
         seed: Of the initial weights, the order of the networks and the augmentation.
-        fit: How the networks were fitted.
         model_settings: The model's settings.
         train: How it is trained.
-        folder: Where fitted networks and results lie.
         pool_views: Mixing takes partners from the training images' networks of that many views; None for the
             networks that are augmented at once.
         device: Where it is trained.
-        data_dir: Where the data lie that the networks were fitted to; None for their usual place.
     """
 
-    dataset: DatasetName
-    model: ModelName
     row: str
     views: int
     seed: int
-    fit: FitSettings
     model_settings: ModelSettings
     train: TrainSettings
-    folder: Path
     pool_views: int | None = None
     device: str = "cpu"
-    data_dir: Path | None = None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that decides the result."""
-        row = ROWS[self.row]
-        fitting = described(self.fit)
-        del fitting["batch"]
-        settings = {
-            "dataset": self.dataset,
-            **source(self.dataset, self.data_dir).identity,
-            "model": self.model,
-            "row": self.row,
-            "views": self.views,
-            "seed": self.seed,
-            "augmentation": row.augmentation().asdict() if row.augmentation else None,
-            "special": row.special,
-            "pool_views": self.pool_views if row.mixes else None,
-            "fit": fitting,
-            "model_settings": asdict(self.model_settings),
-            "train": asdict(self.train),
-        }
-        return plain(settings)
-
-    @property
-    def path(self) -> Path:
-        """The result file. Its name holds a hash of the settings: others never take it for theirs."""
-        name = f"{self.dataset}-{self.model}-{self.row}-{self.views}view-seed{self.seed}"
-        return self.folder / "cells" / f"{name}-{short_hash(self.settings)}.json"
-
-    @property
-    def done(self) -> bool:
-        """Whether there is a result."""
-        return self.path.exists()
-
-    def run(self, progress: Callable[[int], None]) -> None:
-        """Trains the classifier and writes the result."""
-        views = max(self.views, self.pool_views or 0)
-        networks = _networks(self.dataset, views, self.fit, self.folder / "inrs", self.data_dir)
-        started, processor = time.perf_counter(), time.process_time()
-        outcome = train(self, networks, progress)
-        record = {
-            "settings": self.settings,
-            **outcome,
-            "seconds": time.perf_counter() - started,
-            "processor_seconds": time.process_time() - processor,  # what a machine that others use can compare
-            "versions": {"weightaug": wa.__version__, "torch": torch.__version__, "python": platform.python_version()},
-            "machine": {
-                "platform": platform.platform(),
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
-            },
-        }
-        write_json(self.path, record)
-
-
-@lru_cache(maxsize=1)
-def _networks(dataset: DatasetName, views: int, fit: FitSettings, folder: Path, data_dir: Path | None) -> Networks:
-    return load_networks(dataset, views, fit, folder, data_dir)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes a file that is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -151,7 +65,7 @@ def split_images(networks: Networks, settings: TrainSettings) -> Split:
     return Split(order[test + validation :], order[test : test + validation], order[:test])
 
 
-def build_model(cell: Cell, architecture: wa.Architecture, classes: int) -> nn.Module:
+def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> nn.Module:
     """The model of a cell, with initial weights that depend on the seed alone."""
     settings = cell.model_settings
     with torch.random.fork_rng():
@@ -200,7 +114,7 @@ class Prepared(NamedTuple):
     transform: wa.Transform | None
 
 
-def prepare(cell: Cell, networks: Networks) -> Prepared:
+def prepare(cell: Training, networks: Networks) -> Prepared:
     """Applies what a row does before the training, and takes what it trains on."""
     row = ROWS[cell.row]
     split = split_images(networks, cell.train)
@@ -240,7 +154,7 @@ def _shuffled(labels: Tensor, parts: tuple[Tensor, ...], seed: int) -> Tensor:
     return labels
 
 
-def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> dict[str, Any]:
+def train(cell: Training, networks: Networks, progress: Callable[[int], None]) -> dict[str, Any]:
     """Trains a classifier; its test accuracy is that of the epoch with the best validation accuracy.
 
     Args:
@@ -260,7 +174,7 @@ def train(cell: Cell, networks: Networks, progress: Callable[[int], None]) -> di
         return _train(cell, prepare(cell, networks), progress)
 
 
-def _train(cell: Cell, prepared: Prepared, progress: Callable[[int], None]) -> dict[str, Any]:
+def _train(cell: Training, prepared: Prepared, progress: Callable[[int], None]) -> dict[str, Any]:
     settings, (networks, split, index, targets, transform) = cell.train, prepared
     steps = settings.epochs * (len(index) // settings.batch)
     if not steps:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
 from benchmarks.data.images import load_images, pixel_grid
-from benchmarks.settings import ConventionName, ImageFitSettings
+from benchmarks.data.settings import ConventionName, ImageFitSettings
 from weightaug import Architecture, WeightSpaceElement, cat
 
 

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import weightaug as wa
 from benchmarks.data.fit import fit, initial_weights, siren_architecture
 from benchmarks.data.images import pixel_grid
+from benchmarks.data.settings import ImageFitSettings
+from benchmarks.measuring.stacked import Stacked
 from benchmarks.models.dws import DWS
 from benchmarks.models.relation_transformer import RelationTransformer, Widths
-from benchmarks.settings import ImageFitSettings
-from benchmarks.stacked import Stacked
 
 BATCH = 64
 SEEDS = 8  # trained at once

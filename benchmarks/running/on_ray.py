@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.run import Job, JobsFailed, progress_bar, unfinished
+from benchmarks.running.executor import Job, JobsFailed, progress_bar, unfinished
 
 
 class RayExecutor:
@@ -36,7 +36,7 @@ class RayExecutor:
         self._options = {"num_cpus": 1, "num_gpus": gpus_per_job, "max_retries": 3}
         self._started = not ray.is_initialized()
         # Workers find this package where the driver has it.
-        root = str(Path(__file__).resolve().parents[1])
+        root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         if self._started:
             ray.init(
@@ -55,7 +55,7 @@ class RayExecutor:
             self._ray.shutdown()
 
     def run(self, jobs: Sequence[Job], sizes: Sequence[int], *, name: str, unit: str) -> int:
-        """Runs the jobs that are not done, as :meth:`benchmarks.run.Executor.run` does.
+        """Runs the jobs that are not done, as :meth:`benchmarks.running.executor.Executor.run` does.
 
         Args:
             jobs: What to run.

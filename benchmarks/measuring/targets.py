@@ -129,7 +129,7 @@ def report(results: dict[str, Any]) -> str:
         rows = [[name.replace("_", " "), f"{value:,.4g}"] for name, value in loading.items()]
         text += "\n## Opening a large data set\n\n" + table(["what", "value"], rows)
     if growth := results.get("growth"):
-        from benchmarks.speed_growth import FITTED_FROM, exponents
+        from benchmarks.measuring.growth import FITTED_FROM, exponents
 
         rows = [
             [panel, name, str(FITTED_FROM[panel]), f"{power:.2f}"]

@@ -1,0 +1,1 @@
+"""What the speed and alignment commands measure, and what they compare it with."""

@@ -1,0 +1,1 @@
+"""Running jobs, and what the commands have in common."""

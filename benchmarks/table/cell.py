@@ -1,0 +1,103 @@
+"""One cell of the table: data set x model x augmentation x views x seed, trained into one JSON file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import weightaug as wa
+from benchmarks.data.sdf import short_hash
+from benchmarks.data.settings import DatasetName, FitSettings
+from benchmarks.data.sources import source
+from benchmarks.data.store import Networks, described, load_networks, plain
+from benchmarks.models.settings import ModelName
+from benchmarks.running.files import write_json
+from benchmarks.table.rows import ROWS
+from benchmarks.table.training import Training, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Training):
+    """The job of training one classifier.
+
+    Args:
+        dataset: Name of the images.
+        model: Name of the model.
+        fit: How the networks were fitted.
+        folder: Where fitted networks and results lie.
+        data_dir: Where the data lie that the networks were fitted to; None for their usual place.
+    """
+
+    dataset: DatasetName
+    model: ModelName
+    fit: FitSettings
+    folder: Path
+    data_dir: Path | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result."""
+        row = ROWS[self.row]
+        fitting = described(self.fit)
+        del fitting["batch"]
+        settings = {
+            "dataset": self.dataset,
+            **source(self.dataset, self.data_dir).identity,
+            "model": self.model,
+            "row": self.row,
+            "views": self.views,
+            "seed": self.seed,
+            "augmentation": row.augmentation().asdict() if row.augmentation else None,
+            "special": row.special,
+            "pool_views": self.pool_views if row.mixes else None,
+            "fit": fitting,
+            "model_settings": asdict(self.model_settings),
+            "train": asdict(self.train),
+        }
+        return plain(settings)
+
+    @property
+    def path(self) -> Path:
+        """The result file. Its name holds a hash of the settings: others never take it for theirs."""
+        name = f"{self.dataset}-{self.model}-{self.row}-{self.views}view-seed{self.seed}"
+        return self.folder / "cells" / f"{name}-{short_hash(self.settings)}.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result."""
+        return self.path.exists()
+
+    def run(self, progress: Callable[[int], None]) -> None:
+        """Trains the classifier and writes the result."""
+        views = max(self.views, self.pool_views or 0)
+        networks = _networks(self.dataset, views, self.fit, self.folder / "inrs", self.data_dir)
+        started, processor = time.perf_counter(), time.process_time()
+        outcome = train(self, networks, progress)
+        record = {
+            "settings": self.settings,
+            **outcome,
+            "seconds": time.perf_counter() - started,
+            "processor_seconds": time.process_time() - processor,  # what a machine that others use can compare
+            "versions": {"weightaug": wa.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "machine": {
+                "platform": platform.platform(),
+                "processor": platform.processor() or platform.machine(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
+            },
+        }
+        write_json(self.path, record)
+
+
+@lru_cache(maxsize=1)
+def _networks(dataset: DatasetName, views: int, fit: FitSettings, folder: Path, data_dir: Path | None) -> Networks:
+    return load_networks(dataset, views, fit, folder, data_dir)
