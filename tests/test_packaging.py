@@ -32,7 +32,7 @@ def test_public_names(module: str) -> None:
 
 PUBLIC = (
     "weightaug",
-    *(f"weightaug.{m}" for m in ("adapters", "functional", "io", "matching", "testing", "transforms")),
+    *(f"weightaug.{m}" for m in ("adapters", "fitting", "functional", "io", "matching", "testing", "transforms")),
 )
 
 
