@@ -199,7 +199,13 @@ def test_indexing_touches_the_batch_only() -> None:
     assert element[:, None, 1].batch_shape == (4, 1)
     assert element[torch.tensor([0, 2])].batch_shape == (2, 3)
     assert element[torch.ones(4, 3, dtype=torch.bool)].batch_shape == (12,)
-    for index in ((0, 0, 0), (..., 0), (0, torch.ones(3, 5, dtype=torch.bool)), torch.ones(4, 3, 5, dtype=torch.bool)):
+    assert element[..., 0].batch_shape == (4,)
+    for index in (
+        (0, 0, 0),
+        (..., 0, 0, 0),
+        (0, torch.ones(3, 5, dtype=torch.bool)),
+        torch.ones(4, 3, 5, dtype=torch.bool),
+    ):
         with pytest.raises(IndexError, match="reaches beyond the batch"):
             element[index]
     with pytest.raises(IndexError, match="only a batch can be indexed"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from weightaug._indexing import normalise
 from weightaug.architecture import Architecture
 
 __all__ = ["WeightSpaceElement", "cat", "collate", "stack"]
@@ -177,24 +178,18 @@ class WeightSpaceElement:
     def __getitem__(self, index: Any) -> WeightSpaceElement:
         """Indexes the batch dimensions only.
 
+        Args:
+            index: An int, a slice, ``...``, a list, NumPy array or tensor of ints or bools (a mask), or a tuple
+                of them, one for each batch dimension.
+
         Raises:
-            IndexError: If the element is one network, or the index reaches beyond the batch dimensions.
+            IndexError: If the element is one network, or the index is none of these, is out of range, or
+                reaches beyond the batch dimensions.
         """
-        dims = len(self.batch_shape)
-        if dims == 0:
+        if not self.batch_shape:
             raise IndexError("this element is one network (batch shape ()); only a batch can be indexed")
-        if isinstance(index, tuple):
-            used = sum(
-                (i.dim() if i.dtype == torch.bool else 1)
-                if isinstance(i, Tensor)
-                else int(i is not None and i is not ...)
-                for i in index
-            )
-            if used > dims or any(i is ... for i in index):
-                raise IndexError(f"the index {index!r} reaches beyond the batch dimensions {tuple(self.batch_shape)}")
-        elif isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() > dims:
-            raise IndexError(f"the mask of {index.dim()} dimensions reaches beyond the batch {tuple(self.batch_shape)}")
-        return self.map(lambda t: t[index])
+        entries = normalise(index, self.batch_shape)
+        return self.map(lambda t: t[entries])
 
     def __len__(self) -> int:
         """Size of the first batch dimension.
