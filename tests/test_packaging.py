@@ -60,6 +60,24 @@ def test_import_is_light_and_draws_nothing() -> None:
     assert done.stdout.split() == []
 
 
+def test_public_modules_are_loaded_when_they_are_asked_for() -> None:
+    code = (
+        "import sys, weightaug as wa; lazy = ['io', 'adapters'];"
+        "assert not any(f'weightaug.{name}' in sys.modules for name in lazy);"
+        "assert set(lazy) < set(dir(wa)) and 'Permute' in dir(wa);"
+        "wa.io.save, wa.adapters.from_dws, wa.matching.match, wa.functional.permute;"
+        "assert all(f'weightaug.{name}' in sys.modules for name in lazy);"
+        "hasattr(wa, 'nothing') and sys.exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    import weightaug
+
+    assert weightaug.testing.check_transform is sys.modules["weightaug.testing"].check_transform
+    with pytest.raises(AttributeError, match="module 'weightaug' has no attribute 'nothing'"):
+        weightaug.nothing  # noqa: B018
+
+
 def requirement(line: str) -> str:
     return re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower()
 

@@ -273,7 +273,8 @@ def _law_preserves(
     if transform.preserves is Preserves.FUNCTION:
         assert_same_function(element, result, x, tolerance=tolerance, message="preserves the function")
     elif transform.preserves is Preserves.FUNCTION_UP_TO_INPUT_MAP and hasattr(params, "map_points"):
-        expected = element(params.map_points(x))
+        moved = params.map_points(x)
+        expected = element(moved, per_network=moved.dim() > 2)
         if params.value_factor is not None:
             expected = expected * params.value_factor[..., None, None]
         assert_close_outputs(result(x), expected, tolerance, "preserves the function up to an input map")
