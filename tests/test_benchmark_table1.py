@@ -351,7 +351,9 @@ def test_rows_see_the_same_networks_in_the_same_order():
     targets = torch.eye(50)
     settings = TrainSettings(batch=8, augment_batch=16)
     plain = list(training._batches(networks, torch.arange(50), targets, None, settings, *generators[:2]))
-    flipped = list(training._batches(networks, torch.arange(50), targets, wa.SirenNegation(), settings, *generators[2:]))
+    flipped = list(
+        training._batches(networks, torch.arange(50), targets, wa.SirenNegation(), settings, *generators[2:])
+    )
     assert len(plain) == len(flipped) == 6
     for (a, wanted_a), (b, wanted_b) in zip(plain, flipped, strict=True):
         assert torch.equal(wanted_a, wanted_b)
