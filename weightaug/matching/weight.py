@@ -14,7 +14,7 @@ from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.activation import match_activations
 from weightaug.matching.assignment import on_device_solver
-from weightaug.matching.canonical import balance, canonicalize, flat64, topological_slots, unflat
+from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, topological_slots, unflat
 from weightaug.matching.descent import BLOCK, Moves, Pairs
 from weightaug.matching.rules import Rule, Symmetry, check_pair, resolve
 from weightaug.matching.sinkhorn import relax
@@ -23,7 +23,7 @@ __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "sol
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("forward",)
-INVARIANT_STARTS = ("forward", "backward")
+INVARIANT_STARTS = ("forward", "backward", "canonical")
 _KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
 
 _PIECE = 512  # pairs that are prepared at a time
@@ -161,8 +161,11 @@ def distance(
     if "random" in starts:
         raise ValueError("starts: 'random' would make the distance random and asymmetric; leave it out")
     device = working_device(a)
-    flat = [flat64(x, device) for x in (a, b)]
-    x, y = (act(f, balance(f, rules)) for f in flat)
+    # From the canonical forms, nothing depends on where in their orbits the networks stand, ties included.
+    x, y = (flat64(x, device) for x in (a, b))
+    if rules and len(x):
+        x, y = (act(x, to_representative(x, rules, a.dtype)) for x in (x, y))
+    starts = ["identity" if name == "canonical" else name for name in starts]
 
     def one_way(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
         aligned = y
