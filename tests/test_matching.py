@@ -423,6 +423,59 @@ def test_scores_that_are_not_finite_are_refused(value):
         assign(score)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e100, 1e160, 1.7e308])
+@pytest.mark.parametrize("again", [False, True])
+def test_scores_of_any_size_are_assigned(size, again):
+    score = (torch.rand(4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1) * size
+    score[3] /= size  # each matrix has a size of its own
+    for _ in range(2):
+        found = assign_again(score, unknown_prices(score))[0] if again else assign(score)
+        expected = [linear_sum_assignment(s.numpy() / s.abs().max().item(), maximize=True)[1] for s in score]
+        assert found.tolist() == [e.tolist() for e in expected]
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        torch.tensor([[[1, 5], [2, 3]]]),
+        torch.tensor([[[False, True], [False, False]]]),
+        torch.tensor([[[-60000.0, 60000.0], [0.0, -60000.0]]], dtype=torch.float16),
+        torch.tensor([[[1.0, 5.0], [2.0, 3.0]]], dtype=torch.bfloat16),
+        torch.tensor([[[1.0, 5.0], [2.0, 3.0]]], requires_grad=True),
+        torch.tensor([[[1.0, 2.0], [5.0, 3.0]]]).mT,
+        torch.tensor([[[1.0, 5.0], [2.0, 3.0]]]).expand(3, 2, 2),
+    ],
+    ids=["int", "bool", "half", "bfloat16", "grad", "transposed", "expanded"],
+)
+def test_scores_of_any_form_are_assigned(score):
+    found, prices = assign_again(score, unknown_prices(score))
+    for result in (assign(score), found, assign_again(score, prices)[0]):
+        assert result.tolist() == [[1, 0]] * len(score)
+        assert result.dtype == torch.int64
+        assert not result.requires_grad
+
+
+def test_assignments_of_nothing():
+    for shape in ((0, 3, 3), (2, 0, 0), (0, 0, 0)):
+        assert assign(torch.zeros(shape)).shape == shape[:2]
+        assert assign_again(torch.zeros(shape), unknown_prices(torch.zeros(shape)))[0].shape == shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "message"),
+    [
+        (torch.zeros(1, 6, 4), ValueError, r"\(batch, n, n\), got shape \(1, 6, 4\).*fill up the smaller side"),
+        (torch.zeros(4, 4), ValueError, r"got shape \(4, 4\).*unsqueeze\(0\)"),
+        (torch.zeros(1, 2, 2, dtype=torch.complex64), TypeError, "real numbers, got a tensor of torch.complex64"),
+        ([[[1.0]]], TypeError, "got list; torch.as_tensor"),
+        (torch.eye(2).numpy()[None], TypeError, "got ndarray; torch.as_tensor"),
+    ],
+)
+def test_what_are_no_scores_is_refused(score, error, message):
+    with pytest.raises(error, match=message):
+        assign(score)
+
+
 @settings(deadline=None)
 @given(st.sampled_from([x for x in ARCHITECTURES if x.hidden]), st.integers(0, 10**6), st.integers(0, 6))
 def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):

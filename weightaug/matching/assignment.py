@@ -80,16 +80,16 @@ def assign_again(score: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
         columns = torch.empty(priced.shape, dtype=torch.int64, device="cpu")
         fast.assign_many(costs.numpy(), priced.numpy(), columns.numpy())
         return columns.to(score.device), (priced * unit.to("cpu").unsqueeze(1)).to(prices)
-    prices = prices.where(prices.isfinite(), 0).double()
-    priced = score - prices.unsqueeze(1)
+    known = prices.where(prices.isfinite(), 0).double()
+    priced = score - known.unsqueeze(1)
     found = _without_prices(priced)
     # What row i would gain by column j instead of its own is what j's owner has to ask more than i's. Two
     # sweeps of Bellman-Ford come close enough.
     gain = priced - priced.gather(2, found.unsqueeze(2))
-    rise = torch.zeros_like(prices)
+    rise = torch.zeros_like(known)
     for _ in range(2):
         rise = torch.maximum(rise, (gain + rise.gather(1, found).unsqueeze(2)).amax(1))
-    return found, (prices + rise).to(score)
+    return found, (known + rise).to(prices)
 
 
 def unknown_prices(score: Tensor) -> Tensor:

@@ -195,8 +195,8 @@ def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> Group
     ``act(x, canonicalize(x))`` computes the same function as ``x``; it is the same for all networks that
     symmetries turn into each other, and a second call finds nothing to do, pruned networks and equal neurons
     included. Both hold exactly for permutations and signs, in every dtype, and up to rounding for phases and
-    scales, which round the weights that they move: in half precision that may be enough to change the order of
-    neurons. The group element can be replayed on gradients and momenta.
+    scales, which round the weights that they move: in half precision that often changes the order of neurons.
+    The group element can be replayed on gradients and momenta.
 
     In the canonical form, scales are balanced (every neuron's incoming parameters have the norm of its
     outgoing ones); phases bring biases into [-h/2, h/2] with h the half period; signs and places follow from

@@ -1,15 +1,15 @@
 """Colour refinement: what tells the neurons of a network apart, whatever their order, signs and phases.
 
-A neuron may take one of a few *states*: its sign, and whether it is shifted by an odd number of half periods. Neurons in
-states are the vertices of a graph whose edges are the weights, and whose colours are numbers that the symmetries do not
-change: the colour of a vertex becomes a fixed random function of the weights and colours around it, until that splits no
-class of equally coloured vertices any more. Then every neuron takes its first state, in the order of the colours. Where
-several vertices still share a colour, one of them gets a colour of its own, and the others follow.
+A neuron may take one of a few *states*: its sign, and whether it is shifted by an odd number of half periods. Neurons
+in states are the vertices of a graph whose edges are the weights, and whose colours are numbers that the symmetries do
+not change: the colour of a vertex becomes a fixed random function of the weights and colours around it, until that
+splits no class of equally coloured vertices any more. Then every neuron takes its first state, in the order of the
+colours. Where several vertices still share a colour, one of them gets a colour of its own, and the others follow.
 
 The random functions are nonlinear in the weights, so that different sets of weights hardly ever give the same sums, and
 written as formulas, so that canonical forms do not depend on a generator.
 
-Source: Weisfeiler and Leman (1968); individualisation as in McKay (1981), Practical graph isomorphism, without its search.
+Source: Weisfeiler and Leman (1968); individualisation as in McKay (1981), Practical graph isomorphism, without search.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Refinement:
         turn: int,
         batch: int,
     ) -> tuple[Tensor, Tensor]:
-        """What the neurons at the other end of a layer are multiplied with, ``(B, m, 1)``, for odd and even functions."""
+        """What the neurons at a layer's other end multiply its odd and its even function with, ``(B, m, 1)`` each."""
         if slot is None:
             numbers = torch.arange(self.x.architecture.spaces[space].size, dtype=self.x.dtype, device=self.x.device)
             numbers = numbers.expand(batch, -1).unsqueeze(2)
@@ -192,8 +192,10 @@ class Refinement:
 
     def representative(self) -> GroupElement:
         """The symmetry that orders neurons by their colours, in the first of their states."""
-        whole = [torch.empty(len(self.x), n * len(s.rows), dtype=self.x.dtype, device=self.x.device)
-                 for n, s in zip(self.sizes, self.states, strict=True)]
+        whole = [
+            torch.empty(len(self.x), n * len(s.rows), dtype=self.x.dtype, device=self.x.device)
+            for n, s in zip(self.sizes, self.states, strict=True)
+        ]
         part = torch.arange(len(self.x), device=self.x.device)
         colours = [torch.zeros_like(t) for t in whole]
         classes = torch.zeros(len(part), device=self.x.device)
@@ -229,8 +231,7 @@ class Refinement:
         open_neurons = [t.any(2) for t in shared]
         bound = [torch.zeros_like(t) for t in open_neurons]
         wiring = self.x.architecture.wiring
-        for l, edges in enumerate(self.edges):
-            write, read = wiring.write_slots[l], wiring.read_slots[l]
+        for l, (write, read) in enumerate(zip(wiring.write_slots, wiring.read_slots, strict=True)):
             if write is None or read is None:
                 continue
             weight = self.x.weights[l][part[stuck]]
@@ -243,19 +244,21 @@ class Refinement:
         for s, mask in enumerate(free):
             waiting &= ~mask.any(1)
             rank = torch.where(mask, self.last[s][stuck].argsort(1).argsort(1).to(self.x.dtype), -1.0)
-            mine[s] = _split(mine[s], rank / _positive(rank.amax(1, keepdim=True)) , 0.0)
+            mine[s] = _split(mine[s], rank / _positive(rank.amax(1, keepdim=True)), 0.0)
         for s in self.order:
             candidates = shared[s].flatten(1) & waiting.unsqueeze(1)
             first = torch.where(candidates, mine[s], torch.inf).amin(1, keepdim=True)
-            key = torch.where(mine[s] == first, self.last[s][stuck], torch.inf)
-            chosen = torch.zeros_like(key).scatter_(1, key.argmin(1, keepdim=True), -1.0)
-            mine[s] = _split(mine[s], torch.where(first < torch.inf, chosen, 0.0), 0.0)
+            chosen = torch.where(mine[s] == first, self.last[s][stuck], torch.inf).argmin(1, keepdim=True)
+            mark = torch.zeros_like(mine[s]).scatter_(1, chosen, -1.0)
+            mine[s] = _split(mine[s], torch.where(first < torch.inf, mark, 0.0), 0.0)
             waiting &= ~candidates.any(1)
         for c, new in zip(colours, mine, strict=True):
             c[stuck] = new
 
     def _group(self, colours: Sequence[Tensor]) -> GroupElement:
-        permutations, scales, shifts = [], [], []
+        permutations: list[Tensor] = []
+        scales: list[Tensor | None] = []
+        shifts: list[Tensor | None] = []
         for s, (rule, states) in enumerate(zip(self.rules, self.states, strict=True)):
             colour = colours[s].view(len(self.x), self.sizes[s], -1)
             phase = self.biases[s][1]

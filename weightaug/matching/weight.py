@@ -161,7 +161,8 @@ def distance(
     if "random" in starts:
         raise ValueError("starts: 'random' would make the distance random and asymmetric; leave it out")
     device = working_device(a)
-    # From the canonical forms, nothing depends on where in their orbits the networks stand, ties included.
+    # From the canonical forms, nothing depends on where in their orbits the networks stand, ties included: these would
+    # be decided by the last bits, so the descent does not see them.
     x, y = (flat64(x, device) for x in (a, b))
     if rules and len(x):
         x, y = (act(x, to_representative(x, rules, a.dtype)) for x in (x, y))
@@ -170,12 +171,22 @@ def distance(
     def one_way(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
         aligned = y
         if rules:
-            moves, _ = solve(x, y, rules, starts, keep_identity=False, max_sweeps=max_sweeps)
+            short = (x.map(_without_last_bits), y.map(_without_last_bits))
+            moves, _ = solve(*short, rules, starts, keep_identity=False, max_sweeps=max_sweeps)
             aligned = act(y, moves.group(a.architecture))
         return (x.flatten() - aligned.flatten()).square().sum(-1)
 
     best = torch.minimum(one_way(x, y), one_way(y, x)).sqrt()
     return best.reshape(a.batch_shape).to(a.device, a.dtype)
+
+
+def _without_last_bits(t: Tensor) -> Tensor:
+    """A float64 tensor of a flat batch, rounded to some 30 bits of the largest number of each network."""
+    if not t.numel():
+        return t
+    largest = t.abs().flatten(1).amax(1).clamp_min(torch.finfo(t.dtype).tiny)
+    unit = torch.exp2(largest.log2().floor() - 30).view(-1, *(1,) * (t.dim() - 1))
+    return (t / unit).round() * unit
 
 
 def check_starts(starts: Sequence[str]) -> None:
