@@ -81,7 +81,7 @@ def assign_again(score: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
         fast.assign_many(costs.numpy(), priced.numpy(), columns.numpy())
         return columns.to(score.device), (priced * unit.to("cpu").unsqueeze(1)).to(prices)
     known = prices.where(prices.isfinite(), 0).double()
-    priced = score - known.unsqueeze(1)
+    priced = score.double() - known.unsqueeze(1)
     found = _without_prices(priced)
     # What row i would gain by column j instead of its own is what j's owner has to ask more than i's. Two
     # sweeps of Bellman-Ford come close enough.
