@@ -13,6 +13,7 @@ from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import matmul
 from weightaug.matching.refinement import Refinement
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
+from weightaug.matching.surroundings import undisturbed
 
 __all__ = ["balance", "canonicalize", "flat64", "to_representative", "topological_slots", "unflat"]
 
@@ -188,7 +189,7 @@ def _scale_cut_off(x: WeightSpaceElement, slots: Sequence[int], live: Sequence[T
 # -- one representative per orbit ------------------------------------------------------------------------
 
 
-@torch.no_grad()
+@undisturbed
 def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> GroupElement:
     """Finds the symmetry that brings a network to the representative of its orbit.
 

@@ -14,6 +14,7 @@ from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
 from weightaug.matching.descent import Moves
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
+from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.weight import check_starts, match, solve, working_device
 
 __all__ = ["align_to", "match_many"]
@@ -49,7 +50,7 @@ def align_to(batch: WeightSpaceElement, reference: WeightSpaceElement, **options
     return match(spread, batch, **options)
 
 
-@torch.no_grad()
+@undisturbed
 def match_many(
     x: WeightSpaceElement,
     *,
