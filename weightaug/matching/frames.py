@@ -312,7 +312,8 @@ def _means(
     pieces = [flat64(networks[i : i + _PIECE], device) for i in range(0, len(networks), _PIECE)]
     pieces = [act(piece, balance(piece, rules)) for piece in pieces]
     arch, objective = networks.architecture, []
-    center, starts = references.flatten(), ("forward",)
+    center = references.flatten()
+    starts: tuple[str, ...] = ("forward",)
     for _ in range(rounds):
         nearest = []
         for i, piece in enumerate(pieces):
