@@ -69,7 +69,7 @@ def assign_again(score: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
     if fast is not None:
         _check_finite(score)
         costs, prices = score.to("cpu", torch.float64).contiguous(), prices.to("cpu", torch.float64, copy=True)
-        columns = torch.empty(prices.shape, dtype=torch.int64)
+        columns = torch.empty(prices.shape, dtype=torch.int64, device="cpu")
         fast.assign_many(costs.numpy(), prices.numpy(), columns.numpy())
         return columns.to(score.device), prices.to(score)
     prices = prices.where(prices.isfinite(), 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
-from weightaug.matching.descent import Moves
+from weightaug.matching.moves import Moves
 from weightaug.matching.rules import Symmetry, check_finite, resolve
 from weightaug.matching.weight import DEFAULT_STARTS, check_starts, match, solve, working_device
 
