@@ -182,10 +182,11 @@ class Pairs:
                 else:
                     view.links.append(Link(other, incoming, xa.contiguous(), xb.flatten(0, 1).contiguous()))
             if ends[0] == slot and va is not None and vb is not None:
-                if self.rules[slot].half_period is not None and wiring.bias_carriers[slot] == l:
+                period = self.rules[slot].half_period
+                if period is not None and wiring.bias_carriers[slot] == l:
                     view.bias = (va.contiguous(), vb.contiguous())
                     # A half period of more than 8 norms never pays, and a huge one would drown the products.
-                    view.half_period = (self.rules[slot].half_period / self.scale).minimum(8 * self._largest)
+                    view.half_period = (period / self.scale).minimum(8 * self._largest)
                 else:
                     view.rows += va.unsqueeze(2) * vb.unsqueeze(1)
         return view
