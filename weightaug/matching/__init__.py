@@ -8,7 +8,6 @@ from weightaug.matching.assignment import assign
 from weightaug.matching.canonical import canonicalize
 from weightaug.matching.frames import Frame, fit_frame
 from weightaug.matching.many import align_to, match_many
-from weightaug.matching.sinkhorn import sinkhorn
 from weightaug.matching.weight import distance, match
 
 __all__ = [
@@ -20,5 +19,4 @@ __all__ = [
     "fit_frame",
     "match",
     "match_many",
-    "sinkhorn",
 ]

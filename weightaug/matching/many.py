@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from weightaug.element import WeightSpaceElement, cat
 from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
-from weightaug.matching.descent import Moves
+from weightaug.matching.moves import Moves
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
 from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.weight import check_starts, match, solve, working_device
