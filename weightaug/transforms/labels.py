@@ -46,7 +46,7 @@ class LabelSmoothing(Transform):
     def apply_target(self, target: Any, params: Tensor) -> Any:
         batch = params.shape[:-1]
         check_target(target, batch)
-        if target.dim() == len(batch):
+        if target.is_floating_point() and target.dim() == len(batch):
             raise ValueError(
                 f"LabelSmoothing: targets must be class probabilities (*batch, classes), got shape "
                 f"{tuple(target.shape)} for batch shape {tuple(batch)}; for class indices write "
