@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from weightaug.architecture import Activation, Architecture, Layer, Space
+from weightaug.conventions import convert
 from weightaug.element import WeightSpaceElement, cat, collate, stack
 from weightaug.group import GroupElement, Kind, act
 from weightaug.transforms import (
@@ -77,6 +78,7 @@ __all__ = [
     "act",
     "cat",
     "collate",
+    "convert",
     "stack",
 ]
 

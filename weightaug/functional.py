@@ -15,14 +15,18 @@ from torch import Tensor
 
 from weightaug._differences import difference
 from weightaug._order_statistics import neighbours_in_order
+from weightaug.conventions import absorb_omega
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
+from weightaug.widths import merge_duplicates, widen
 
 __all__ = [
+    "absorb_omega",
     "act",
     "add_noise",
     "map_input",
     "mask",
+    "merge_duplicates",
     "mix",
     "mix_target",
     "negate",
@@ -32,6 +36,7 @@ __all__ = [
     "scale_neurons",
     "shift_phase",
     "smooth_labels",
+    "widen",
 ]
 
 # -- symmetries ------------------------------------------------------------------------------------------
