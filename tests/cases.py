@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from weightaug import (
     Affine,
     AlignedMixup,
+    Architecture,
     Compose,
     Dropout,
     GaussianNoise,
@@ -25,9 +26,14 @@ from weightaug import (
     SelfMixup,
     SirenBias,
     SirenNegation,
+    Standardize,
     Transform,
     Translate,
 )
+
+SMALL = Architecture.mlp((2, 3, 1), "tanh")
+STANDARDIZE = Standardize((0.0, 0.0, 0.0, 0.25), (0.5, 0.25, 2.0, 4.0))
+PER_ENTRY = Standardize(tuple(0.5 * i for i in range(13)), tuple(1.0 + i for i in range(13)), "entry")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Case:
         bias: True if layers need biases, None if not.
         neutral: The same class with settings that make it the identity, or None if there are none.
         draws: Whether different elements of a batch get different draws.
+        architecture: The only one that it is for, or None.
     """
 
     transform: Transform
@@ -49,6 +56,7 @@ class Case:
     bias: bool | None = None
     neutral: Transform | None = None
     draws: bool = True
+    architecture: Architecture | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +96,9 @@ CASES = [
     Case(SelfMixup()),
     Case(SelfMixup(Permute(), align=False)),
     Case(LabelSmoothing(), neutral=LabelSmoothing(alpha=0.0), draws=False),
+    Case(STANDARDIZE, neutral=Standardize((0.0,) * 4, (1.0,) * 4), draws=False, architecture=SMALL),
+    Case(STANDARDIZE.inverse(), draws=False, architecture=SMALL),
+    Case(Compose((Permute(), PER_ENTRY)), architecture=SMALL),
     Case(Compose(()), neutral=Compose(()), draws=False),
     Case(Compose((SirenNegation(), AlignedMixup())), "sign"),
     Case(Compose((Permute(), Rotate(), GaussianNoise(), Mixup())), inputs=(2, 3)),

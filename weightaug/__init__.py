@@ -3,8 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from weightaug._conventions import convert
 from weightaug.architecture import Activation, Architecture, Layer, Space
-from weightaug.conventions import convert
 from weightaug.element import WeightSpaceElement, cat, collate, stack
 from weightaug.group import GroupElement, Kind, act
 from weightaug.transforms import (
@@ -30,6 +30,7 @@ from weightaug.transforms import (
     SelfMixup,
     SirenBias,
     SirenNegation,
+    Standardize,
     Transform,
     Translate,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "SirenBias",
     "SirenNegation",
     "Space",
+    "Standardize",
     "Transform",
     "Translate",
     "WeightSpaceElement",

@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from weightaug._conventions import absorb_omega
 from weightaug._differences import difference
 from weightaug._order_statistics import neighbours_in_order
-from weightaug.conventions import absorb_omega
+from weightaug._widths import merge_duplicates, widen
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
-from weightaug.widths import merge_duplicates, widen
 
 __all__ = [
     "absorb_omega",

@@ -6,6 +6,7 @@ from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Sca
 from weightaug.transforms.labels import LabelSmoothing
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
+from weightaug.transforms.standardize import Standardize
 from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SelfMixup",
     "SirenBias",
     "SirenNegation",
+    "Standardize",
     "Transform",
     "Translate",
     "slice_params",
