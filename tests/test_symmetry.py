@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weightaug.functional as F
-from weightaug import _operations
 from weightaug import (
     Activation,
     Architecture,
@@ -22,6 +21,7 @@ from weightaug import (
     SirenBias,
     SirenNegation,
     Space,
+    _operations,
     act,
 )
 from weightaug.testing import architectures, assert_close, assert_equal, assert_same_function, elements, random_element

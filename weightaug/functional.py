@@ -22,16 +22,20 @@ from weightaug._arguments import (
     holds,
     require_tensor,
 )
+from weightaug._conventions import absorb_omega
 from weightaug._modes import without_autocast
 from weightaug._operations import TargetMode
+from weightaug._widths import merge_duplicates, widen
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 
 __all__ = [
+    "absorb_omega",
     "act",
     "add_noise",
     "map_input",
     "mask",
+    "merge_duplicates",
     "mix",
     "mix_target",
     "negate",
@@ -41,6 +45,7 @@ __all__ = [
     "scale_neurons",
     "shift_phase",
     "smooth_labels",
+    "widen",
 ]
 
 # -- symmetries ------------------------------------------------------------------------------------------
