@@ -148,7 +148,7 @@ class Figure:
         """The same row with the smaller of both times of each kind."""
         if other is None:
             return self
-        times = {}
+        times: dict[str, Any] = {}
         for name in [f.name for f in fields(self)][3:]:
             known = [t for t in (getattr(self, name), getattr(other, name)) if t is not None]
             times[name] = min(known, default=None)
@@ -184,7 +184,7 @@ def _fits() -> wa.WeightSpaceElement:
     from benchmarks.table.settings import PRESETS
 
     settings = PRESETS["quick"]
-    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element
+    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element[:]
 
 
 def _fitted(batch: int) -> wa.WeightSpaceElement:

@@ -30,7 +30,7 @@ WRONG = {
     "--train.test 1.5": "train.test must be at least 0 and below 1, got 1.5",
     "--train.test .6 --train.validation .5": "below 1 together",
     "--train.batch 0": "train.batch must be at least 1, got 0",
-    "--train.batch 500": "train.batch must be at most 126, all networks of digits to train on, got 500",
+    "--train.batch 500": "train.batch must be at most 126, all of digits, got 500",
     "--train.test 0": "digits: the number of networks to test on must be at least 1, got 0",
     "--train.learning-rate -1": "train.learning-rate must be above 0, got -1",
     "--train.learning-rate nan": "train.learning-rate must be above 0, got nan",
@@ -117,9 +117,9 @@ def test_an_output_that_cannot_be_written_is_found_first(run, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "folder"):
         arguments = ["--preset", "smoke"] if run is table1.main else []
-        with pytest.raises(SystemExit, match="file.*cannot be written to .*--output"):
+        with pytest.raises(SystemExit, match=r"file.*cannot be written to .*--output"):
             run([*arguments, "--output", str(output)])
-    with pytest.raises(SystemExit, match="file.*cannot be written to .*--out"):
+    with pytest.raises(SystemExit, match=r"file.*cannot be written to .*--out"):
         figures.main(["reconstructions", "--out", str(tmp_path / "file")])
     assert "fitting" not in "".join(capsys.readouterr())
 
@@ -136,7 +136,7 @@ def test_errors_keep_their_file_and_are_never_empty(tmp_path):
     assert said(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "disk")) == "disk: No space left on device"
     assert said(KeyError("psnr")) == "KeyError('psnr')"
     assert said(AssertionError()) == "AssertionError()"
-    with pytest.raises(JobsFailed, match="1 of 3 jobs failed.*FileNotFoundError: .*missing: No such file"):
+    with pytest.raises(JobsFailed, match=r"1 of 3 jobs failed.*FileNotFoundError: .*missing: No such file"):
         JobsFailed.raise_if([FileNotFoundError(2, "No such file or directory", str(missing))], 3)
     with pytest.raises(ZeroDivisionError), command():  # a fault of ours keeps its traceback
         _ = 1 / 0

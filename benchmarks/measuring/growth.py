@@ -103,7 +103,7 @@ def plot(found: Curves, path: Path) -> None:
         "depth": ("64 networks of width 32, against depth", "hidden layers", "µs per batch"),
         "alignment": ("alignment of 2-w-w-1, against width", "width w", "µs per pair"),
     }
-    colours = dict(zip([*TRANSFORMS, CLONE, *ALIGNMENTS], plt.get_cmap("tab10").colors, strict=False))
+    colours = dict(zip([*TRANSFORMS, CLONE, *ALIGNMENTS], plt.get_cmap("tab10")(range(10)), strict=False))
     powers = exponents(found)
     with plt.rc_context({"svg.hashsalt": "weightaug", "svg.fonttype": "none", "font.size": 9}):
         figure, axes = plt.subplots(2, 2, figsize=(13, 7.5), layout="constrained")

@@ -20,7 +20,8 @@ from benchmarks.data.images import pixel_grid
 from benchmarks.data.settings import ImageFitSettings
 from benchmarks.measuring.stacked import Stacked
 from benchmarks.models.dws import DWS
-from benchmarks.models.relation_transformer import RelationTransformer, Widths
+from benchmarks.models.graph_embedding import Widths
+from benchmarks.models.relation_transformer import RelationTransformer
 
 BATCH = 64
 SEEDS = 8  # trained at once
