@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 from benchmarks.data.settings import CONVENTIONS
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
-from benchmarks.running.commands import writable
+from benchmarks.running.commands import command, writable
 from weightaug import Preserves
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -238,7 +238,7 @@ def measure_one(options: Options, allocator: str, batch: int, name: str, compile
         function = torch.compile(work.transform.apply, fullgraph=True)
         function(element, params)
         eager, fast = (
-            [time_of(lambda f=f: f(element, params)) for _ in range(3)] for f in (work.transform.apply, function)
+            [time_of(partial(f, element, params)) for _ in range(3)] for f in (work.transform.apply, function)
         )
         figure.eager_apply, figure.compiled = min(eager), min(fast)
         torch._dynamo.reset()

@@ -404,5 +404,5 @@ def test_a_preset_is_the_default_of_every_option():
 
 
 def test_unknown_rows_are_refused():
-    with pytest.raises(ValueError, match="rows must be of none, translate.*got jitter"):
+    with pytest.raises(ValueError, match=r"rows must be of none, translate.*got jitter"):
         Settings(rows=("jitter",))

@@ -286,7 +286,7 @@ class RelationTransformer(NetworkClassifier):
         nodes = sum(space.size for space in architecture.spaces)
         edge_rows = [nodes] * (layers - 2) + [self.outputs] * (layers > 1) + [0]
         self.embedding = GraphEmbedding(architecture, widths, frequencies, sigma)
-        self.probes = ProbeFeatures(architecture, probes, widths.node) if probes else None
+        self.probes: Any = ProbeFeatures(architecture, probes, widths.node) if probes else None
         self.layers = nn.ModuleList([RelationLayer(widths, rows, dropout) for rows in edge_rows])
         self.head = nn.Sequential(nn.Linear(self.outputs * widths.node, head), nn.ReLU(), nn.Linear(head, classes))
         # The widest tensors of one network, in numbers; see _pieces.
