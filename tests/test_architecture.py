@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from torch import nn
 
 from tests.networks import RESIDUAL, SIREN, mlps
 from weightaug import Activation, Architecture, Layer, Space
+from weightaug._differences import difference
 
 X, Y = Space("x", 2), Space("y", 1)
 H = Space("h", 3, Activation("relu"))
@@ -127,3 +131,107 @@ def test_a_cached_hash_does_not_travel_to_another_process() -> None:
     object.__setattr__(theirs, "_hash", hash(ours) + 1)  # as a process with another hash seed has it
     assert hash(theirs) != hash(ours)
     assert {ours: "found"}[pickle.loads(pickle.dumps(theirs))] == "found"
+
+
+# -- fields as people give them ----------------------------------------------------------------------
+
+
+def test_numpy_numbers_lists_and_names_become_plain_fields() -> None:
+    loose = Architecture(
+        [Space("x", np.int64(2)), Space("h", torch.tensor(4), "tanh"), Space("y", np.uint8(1))],  # type: ignore[arg-type]
+        [
+            Layer("a", np.str_("x"), "h", kernel=[np.int32(3), 3], bias=np.True_),  # type: ignore[arg-type]
+            Layer("b", "h", "y", bias=np.False_),  # type: ignore[arg-type]
+        ],
+        output_offset=np.float32(0.5),  # type: ignore[arg-type]
+    )
+    plain = Architecture(
+        (Space("x", 2), Space("h", 4, Activation("tanh")), Space("y", 1)),
+        (Layer("a", "x", "h", kernel=(3, 3)), Layer("b", "h", "y", bias=False)),
+        output_offset=0.5,
+    )
+    assert loose == plain
+    assert hash(loose) == hash(plain)
+    assert loose.to_json() == plain.to_json()
+    assert Architecture.from_json(loose.to_json()) == plain
+    fields = [loose.spaces[0].size, loose.layers[0].kernel[0], loose.layers[0].bias, loose.layers[0].reads]
+    assert [type(f) for f in fields] == [int, int, bool, str]
+    assert type(Activation("sine", np.float64(30)).omega) is float
+    assert type(Activation("sine", torch.tensor(30)).omega) is float  # type: ignore[arg-type]
+    assert Architecture.mlp(np.array([2, 8, 1]), "tanh") == Architecture.mlp((2, 8, 1), "tanh")  # type: ignore[arg-type]
+
+
+WRONG_FIELDS: dict[str, tuple[object, str]] = {
+    "float size": (lambda: Space("h", 4.0), r"space 'h': size: expected an int, got 4\.0 \(float\)"),
+    "bool size": (lambda: Space("h", True), r"space 'h': size: expected an int, got True \(bool\)"),
+    "numpy bool size": (lambda: Space("h", np.True_), "size: expected an int"),
+    "tensor bool size": (lambda: Space("h", torch.tensor(True)), "size: expected an int"),
+    "tensor float size": (lambda: Space("h", torch.tensor(2.5)), "size: expected an int"),
+    "string size": (lambda: Space("h", "4"), "size: expected an int"),
+    "no size": (lambda: Space("h", None), "size: expected an int"),
+    "name of a space": (lambda: Space(1, 4), r"Space: name: expected a string, got 1 \(int\)"),
+    "module for an activation": (lambda: Space("h", 4, nn.ReLU()), r"got ReLU\(\); for example Activation\('relu'\)"),
+    "class for an activation": (lambda: Space("h", 4, nn.LeakyReLU), r"Activation\('leaky_relu'\)"),
+    "function for an activation": (lambda: Space("h", 4, torch.tanh), r"Activation\('tanh'\)"),
+    "module in an MLP": (lambda: Architecture.mlp((2, 4, 1), nn.SiLU()), r"Activation\('silu'\)"),
+    "modules in an MLP": (
+        lambda: Architecture.mlp((2, 4, 4, 1), ["tanh", nn.Hardswish()]),
+        "an Activation or its name",
+    ),
+    "no activation in an MLP": (lambda: Architecture.mlp((2, 4, 1), None), "an Activation or its name, got None"),
+    "module for a name": (lambda: Activation(nn.Tanh()), r"Activation: name: expected a string, got Tanh\(\)"),
+    "string for omega": (lambda: Activation("sine", "30"), "'sine': omega: expected a number, got '30'"),
+    "bool for omega": (lambda: Activation("sine", True), "omega: expected a number"),
+    "many for omega": (lambda: Activation("sine", torch.ones(2)), "omega: expected a number"),
+    "float kernel": (lambda: Layer("a", "x", "h", kernel=(3.0,)), "layer 'a': kernel: expected an int"),
+    "lone kernel": (lambda: Layer("a", "x", "h", kernel=3), "layer 'a': kernel: expected a tuple of ints, got 3"),
+    "string kernel": (lambda: Layer("a", "x", "h", kernel="33"), "kernel: expected a tuple of ints"),
+    "int for bias": (lambda: Layer("a", "x", "h", bias=1), "layer 'a': bias: expected True or False, got 1"),
+    "space for its name": (lambda: Layer("a", X, "h"), "layer 'a': reads: expected a string"),
+    "names for spaces": (lambda: Architecture("xy", ()), "spaces: expected a tuple of Space objects, got 'xy'"),
+    "one space": (lambda: Architecture(X, ()), "spaces: expected a tuple of Space objects"),
+    "dicts for layers": (lambda: Architecture((X, Y), ({"name": "a"},)), "layers: expected a tuple of Layer objects"),
+    "string for an offset": (lambda: Architecture((X, Y), (Layer("a", "x", "y"),), "0.5"), "output_offset: expected"),
+    "float sizes of an MLP": (lambda: Architecture.mlp((2, 4.7, 1), "relu"), r"sizes: expected an int, got 4\.7"),
+    "one size of an MLP": (lambda: Architecture.mlp(4, "relu"), "sizes: expected a tuple of ints, got 4"),
+    "string for a frequency": (lambda: Architecture.siren((2, 4, 1), omega="30"), "omega: expected a number"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG_FIELDS.values(), ids=WRONG_FIELDS)
+def test_fields_of_another_type_are_refused_where_they_are_made(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message) as error:
+        make()
+    assert len(str(error.value)) < 300
+
+
+def test_differences_are_short_and_name_what_differs() -> None:
+    siren = Architecture.siren((2, 8, 8, 1))
+    assert difference(siren, siren) == "nothing"
+    assert difference(siren, Architecture.siren((2, 8, 8, 1), first_omega=29)) == (
+        "space 'hidden1': activation omega 30.0 and 29.0"
+    )
+    assert difference(siren, Architecture.siren((2, 8, 4, 1), output_offset=0.5)) == (
+        "sizes 2-8-8-1 and 2-8-4-1; output_offset 0.0 and 0.5"
+    )
+    assert difference(siren, Architecture.siren((2, 8, 1))).startswith(
+        "sizes 2-8-8-1 and 2-8-1; space 'hidden2' only in the first; layer 'layer1': writes 'hidden2' and 'output'"
+    )
+    assert "layer 'layer0': bias True and False" in difference(
+        Architecture.mlp((2, 8, 1), "relu"), Architecture.mlp((2, 8, 1), "relu", bias=False)
+    )
+    swapped = Architecture(siren.spaces, (siren.layers[1], siren.layers[0], siren.layers[2]))
+    assert difference(siren, swapped) == "the order of the layers"
+
+
+@given(mlps(), mlps())
+def test_differences_are_found_and_short(first: Architecture, second: Architecture) -> None:
+    text = difference(first, second)
+    assert (text == "nothing") == (first == second)
+    assert len(text) < 400
+
+
+def test_differences_of_deep_networks_stay_short() -> None:
+    deep = [Architecture.mlp((2, *[width] * 300, 1), name) for width, name in ((8, "relu"), (9, "tanh"))]
+    assert len(difference(*deep)) < 400
+    assert difference(*deep).endswith("and 298 more")

@@ -104,7 +104,7 @@ def test_geometry_shows_the_fitted_networks_at_moved_points(samples, shown):
         column = by_label(shown)[label]
         seed = figures_samples.seed_of("figure", 3, type(column.transform).__name__)
         params = column.transform.sample(samples.networks, generator=torch.Generator().manual_seed(seed))
-        moved = samples.networks(params.map_points(samples.points)).view_as(column.pictures)
+        moved = samples.networks(params.map_points(samples.points), per_network=True).view_as(column.pictures)
         torch.testing.assert_close(column.pictures, moved, atol=1e-4, rtol=0)
 
 

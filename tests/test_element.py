@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_evaluates_a_residual_network() -> None:
         pre = nn.functional.linear(a, second[i], element.biases[1][i]) + nn.functional.linear(x[i], skip[i])
         y = nn.functional.linear(torch.sin(3.0 * pre), last[i], element.biases[3][i])
         expected = y + nn.functional.linear(a, short[i]) + 0.25
-        torch.testing.assert_close(element(x)[i], expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(element(x, per_network=True)[i], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_shared_and_own_coordinates() -> None:
@@ -76,8 +77,71 @@ def test_shared_and_own_coordinates() -> None:
     shared = torch.randn(5, 2, dtype=torch.float64)
     assert element(shared).shape == (2, 3, 5, 3)
     own = shared.expand(2, 3, 5, 2) * torch.arange(1.0, 4.0, dtype=torch.float64).reshape(3, 1, 1)
-    torch.testing.assert_close(element(own)[1, 2], element[1, 2](own[1, 2]))
+    torch.testing.assert_close(element(own, per_network=True)[1, 2], element[1, 2](own[1, 2]))
     assert random_element(SIREN, (0,))(shared).shape == (0, 5, 3)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (4,), (6,), (2, 3), (0,)])
+@pytest.mark.parametrize("grid", [(5,), (4, 6), (6, 4), (3, 4, 6), (1, 1), (0, 3)])
+def test_a_grid_of_points_is_for_all_networks(batch: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    element = random_element(SIREN, batch)
+    x = torch.randn(*grid, 2, dtype=torch.float64)
+    expected = element(x.reshape(-1, 2) if x.numel() else torch.zeros(0, 2)).reshape(*batch, *grid, 3)
+    assert torch.equal(element(x, per_network=False), expected)
+    ambiguous = bool(batch) and len(grid) > len(batch) and grid[: len(batch)] == batch
+    if ambiguous:
+        with pytest.raises(ValueError, match=r"begin with the batch shape .* per_network=False or per_network=True"):
+            element(x)
+    else:
+        assert torch.equal(element(x), expected)
+
+
+def test_a_grid_of_points_for_each_network() -> None:
+    element = random_element(SIREN, (4,))
+    x = torch.randn(4, 6, 5, 2, dtype=torch.float64)
+    got = element(x, per_network=True)
+    for i in range(4):
+        torch.testing.assert_close(got[i], element[i](x[i]))
+    for wrong in (x[:3], x[0, 0], x[:, 0, 0]):
+        with pytest.raises(ValueError, match=r"per_network: expected coordinates \(4, 'n', 2\), got shape"):
+            element(wrong, per_network=True)
+
+
+def test_coordinates_of_another_dtype_or_device() -> None:
+    element = random_element(SIREN, (3,)).to(torch.float32)
+    x = torch.randint(-1, 2, (5, 2))
+    assert torch.equal(element(x.double()), element(x.float()))
+    assert torch.equal(element(x), element(x.float()))
+    assert element(x.double()).dtype == torch.float32
+    with pytest.raises(ValueError, match="expected coordinates on cpu like the weights, got meta"):
+        element(x.to("meta"))
+    with pytest.raises(TypeError, match=r"got ndarray; torch.as_tensor\(x\)"):
+        element(x.numpy())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"real numbers, got torch\.complex64"):
+        element(x.to(torch.complex64))
+
+
+def test_gradients_reach_coordinates_of_another_dtype() -> None:
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    random_element(SIREN, (3,)).to(torch.float32)(x).sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.ne(0).all())
+
+
+def test_the_surrounding_mode_does_not_change_evaluation() -> None:
+    element, x = random_element(RESIDUAL, (3,)).to(torch.float32), torch.randn(5, 2)
+    expected = element(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(element(x), expected)
+    with torch.device("meta"):
+        assert torch.equal(element(x), expected)
+    with torch.inference_mode():
+        assert torch.equal(element(x), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(element(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(2,), (5, 3)])
@@ -142,8 +206,27 @@ def test_wrong_dtype() -> None:
     weights, biases = parts()
     with pytest.raises(ValueError, match=r"layer1.weight: expected torch.float64 .* got torch.float32"):
         build([weights[0], weights[1].float(), weights[2]], biases)
-    with pytest.raises(ValueError, match=r"layer0.weight: expected a floating dtype, got torch.int64"):
+    with pytest.raises(ValueError, match=r"layer0.weight: expected a floating dtype, got torch.int64; .*code times"):
         build([weights[0].long(), *weights[1:]], biases)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("convert", "advice"),
+    [
+        (lambda t: t.to(torch.complex64), "half of each number would be lost"),
+        (lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), r"tensor.dequantize\(\)"),
+        (lambda t: t.to(torch.float8_e4m3fn), "torch.bfloat16 or wider"),
+        (lambda t: t > 0, "masks are no weights"),
+        (lambda t: t.to(torch.int8), r"code times scale\); or tensor.to\(torch.float32\)"),
+    ],
+    ids=["complex", "quantised", "float8", "mask", "integers"],
+)
+def test_advice_for_other_dtypes_loses_nothing(convert: Callable[[Tensor], Tensor], advice: str) -> None:
+    weights, biases = parts()
+    with pytest.raises(ValueError, match=rf"layer1.weight: expected a floating dtype, got .*{advice}") as error:
+        build([weights[0], convert(weights[1]), weights[2]], biases)
+    assert ".float()" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -175,6 +258,8 @@ def test_unflatten_gives_views_and_checks_the_size() -> None:
         ValueError, match=r"expected a vector of 54 parameters in the last dimension, got shape \(3, 53\)"
     ):
         WeightSpaceElement.unflatten(SIREN, vector[:, 1:])
+    with pytest.raises(TypeError, match=r"expected a tensor, got ndarray; convert with torch.as_tensor\(vector\)"):
+        WeightSpaceElement.unflatten(SIREN, vector.numpy())  # type: ignore[arg-type]
 
 
 @given(elements())
@@ -199,7 +284,13 @@ def test_indexing_touches_the_batch_only() -> None:
     assert element[:, None, 1].batch_shape == (4, 1)
     assert element[torch.tensor([0, 2])].batch_shape == (2, 3)
     assert element[torch.ones(4, 3, dtype=torch.bool)].batch_shape == (12,)
-    for index in ((0, 0, 0), (..., 0), (0, torch.ones(3, 5, dtype=torch.bool)), torch.ones(4, 3, 5, dtype=torch.bool)):
+    assert element[..., 0].batch_shape == (4,)
+    for index in (
+        (0, 0, 0),
+        (..., 0, 0, 0),
+        (0, torch.ones(3, 5, dtype=torch.bool)),
+        torch.ones(4, 3, 5, dtype=torch.bool),
+    ):
         with pytest.raises(IndexError, match="reaches beyond the batch"):
             element[index]
     with pytest.raises(IndexError, match="only a batch can be indexed"):
@@ -230,6 +321,10 @@ def test_joining_refuses_what_does_not_fit() -> None:
     a, b = random_element(SIREN), random_element(Architecture.siren((2, 5, 4, 3)))
     with pytest.raises(ValueError, match=r"cannot stack elements of different architectures: element 0 .* element 1"):
         stack([a, b])
+    siren = [Architecture.siren((2, 8, 8, 1), omega=omega) for omega in (30, 29)]
+    with pytest.raises(ValueError, match=r"differ in space 'hidden1': activation omega 30.0 and 29.0; ") as error:
+        cat([random_element(arch, (2,)) for arch in siren])
+    assert len(str(error.value)) < 300
     with pytest.raises(ValueError, match="cannot stack an empty list"):
         stack([])
     with pytest.raises(ValueError, match=r"cannot cat element 0: it is one network .*use stack"):
@@ -256,6 +351,34 @@ def test_data_loader_collates(workers: int) -> None:
     assert_same(cat([element for element, _, _ in batches]), Listed(True).element)
     assert torch.cat([labels for _, labels, _ in batches]).tolist() == [0, 1, 2, 3, 4]
     assert batches[1][2]["view"].tolist() == [3.0, 4.0]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on forks with threads
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_plain_data_loader_collates_as_well(workers: int) -> None:
+    for labelled in (True, False):
+        data = Listed(labelled)
+        batches = list(DataLoader(data, batch_size=3, num_workers=workers))
+        assert_same(cat([batch[0] if labelled else batch for batch in batches]), data.element)
+
+
+class Ready(Listed):
+    """A data set that gives a batch at once."""
+
+    def __getitems__(self, indices: list[int]) -> object:
+        batch = self.element[indices]
+        return (batch, torch.tensor(indices), {"view": torch.zeros(len(indices))}) if self.labelled else batch
+
+
+def test_a_plain_data_loader_passes_ready_batches_through() -> None:
+    for labelled in (True, False):
+        data = Ready(labelled)
+        batches = list(DataLoader(data, batch_size=2))
+        assert_same(cat([batch[0] if labelled else batch for batch in batches]), data.element)
+        if labelled:
+            assert [batch[1].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="cannot stack elements of different architectures"):
+        torch.utils.data.default_collate([random_element(SIREN), random_element(RESIDUAL)])
 
 
 def test_collate_without_labels_and_with_ready_batches() -> None:

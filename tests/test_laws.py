@@ -48,14 +48,33 @@ def test_laws(case: Case, data: st.DataObject):
     shapes = [(1,), (3,), (0,), (2, 2)] if case.transform.mixes else [(), (1,), (3,), (0,), (2, 2)]
     element = data.draw(elements(fitting(case), batch_shapes=shapes))
     check_transform(
-        case.transform, element, targets_for(element.batch_shape), seed=data.draw(st.integers(0, 99)), graph=False
+        case.transform,
+        element,
+        targets_for(element.batch_shape),
+        seed=data.draw(st.integers(0, 99)),
+        graph=False,
+        modes=False,
     )
 
 
 @every_case
-def test_apply_is_one_graph_without_host_syncs(case: Case):
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "modes"])
+def test_graph_and_modes(case: Case, graph: bool):
     element = random_element(example_architecture(case), (4,))
-    check_transform(case.transform, element, targets_for(element.batch_shape))
+    check_transform(case.transform, element, targets_for(element.batch_shape), graph=graph, modes=not graph)
+
+
+@every_case
+def test_a_whole_call_compiles_for_batches_of_any_size(case: Case):
+    torch._dynamo.reset()
+    compiled = torch.compile(case.transform, backend="eager")
+    for batch in (6, 4, 5):
+        element = random_element(example_architecture(case), (batch,), dtype=torch.float32)
+        result, target = compiled(element, torch.rand(batch, 3))
+        assert result.batch_shape == element.batch_shape
+        assert target.shape == (batch, 3)
+        assert result.flatten().isfinite().all()
+    torch._dynamo.reset()
 
 
 @every_case

@@ -32,7 +32,7 @@ def test_public_names(module: str) -> None:
 
 PUBLIC = (
     "weightaug",
-    *(f"weightaug.{m}" for m in ("adapters", "functional", "io", "matching", "testing", "transforms")),
+    *(f"weightaug.{m}" for m in ("adapters", "fitting", "functional", "io", "matching", "testing", "transforms")),
 )
 
 
@@ -58,6 +58,24 @@ def test_import_is_light_and_draws_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_public_modules_are_loaded_when_they_are_asked_for() -> None:
+    code = (
+        "import sys, weightaug as wa; lazy = ['io', 'adapters'];"
+        "assert not any(f'weightaug.{name}' in sys.modules for name in lazy);"
+        "assert set(lazy) < set(dir(wa)) and 'Permute' in dir(wa);"
+        "wa.io.save, wa.adapters.from_dws, wa.matching.match, wa.functional.permute;"
+        "assert all(f'weightaug.{name}' in sys.modules for name in lazy);"
+        "hasattr(wa, 'nothing') and sys.exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    import weightaug
+
+    assert weightaug.testing.check_transform is sys.modules["weightaug.testing"].check_transform
+    with pytest.raises(AttributeError, match="module 'weightaug' has no attribute 'nothing'"):
+        weightaug.nothing  # noqa: B018
 
 
 def requirement(line: str) -> str:
@@ -107,7 +125,7 @@ def test_without_a_numba_that_works_there_is_a_warning_and_no_error(monkeypatch)
 
 def test_the_package_imports_only_what_it_declares() -> None:
     allowed = {"torch", "numpy", "scipy", "safetensors", "weightaug", "__future__"} | set(sys.stdlib_module_names)
-    optional = {"hypothesis": "testing.py", "numba": "compiling.py"}
+    optional = {"hypothesis": "strategies.py", "numba": "compiling.py"}
     for file in (ROOT / "weightaug").rglob("*.py"):
         for name in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), flags=re.MULTILINE):
             assert name in allowed or optional.get(name) == file.name, f"{file.relative_to(ROOT)} imports {name}"

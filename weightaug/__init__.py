@@ -1,5 +1,8 @@
 """Data augmentations for weight spaces: transforms of data sets whose samples are whole neural networks."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from weightaug.architecture import Activation, Architecture, Layer, Space
 from weightaug.element import WeightSpaceElement, cat, collate, stack
 from weightaug.group import GroupElement, Kind, act
@@ -31,6 +34,13 @@ from weightaug.transforms import (
 )
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from weightaug import adapters as adapters
+    from weightaug import functional as functional
+    from weightaug import io as io
+    from weightaug import matching as matching
+    from weightaug import testing as testing
 
 __all__ = [
     "Activation",
@@ -69,3 +79,16 @@ __all__ = [
     "collate",
     "stack",
 ]
+
+# Loaded when they are first asked for: weightaug.testing, for one, is of no use in training.
+_MODULES = ("adapters", "functional", "io", "matching", "testing")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

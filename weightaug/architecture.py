@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
+
 __all__ = ["Activation", "Architecture", "Layer", "Space"]
 
 
@@ -70,6 +72,7 @@ class Activation:
         omega: Frequency that multiplies the pre-activation; positive and finite. 30 for most SIRENs.
 
     Raises:
+        TypeError: If a field is of another type.
         ValueError: If omega is not a positive finite number.
     """
 
@@ -77,9 +80,11 @@ class Activation:
     omega: float = 1.0
 
     def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "name", as_text(self.name, "Activation: name", "; for example Activation('relu')"))
+        put(self, "omega", as_number(self.omega, f"activation {self.name!r}: omega"))
         if not (math.isfinite(self.omega) and self.omega > 0):
             raise ValueError(f"activation {self.name!r}: omega must be a positive finite number, got {self.omega!r}")
-        object.__setattr__(self, "omega", float(self.omega))
         if self.name not in _KNOWN:
             near = difflib.get_close_matches(self.name, _KNOWN, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -156,6 +161,22 @@ class Activation:
         return traits.function(z if self.omega == 1.0 else self.omega * z)
 
 
+def _as_activation(value: Any, what: str) -> Activation:
+    """An activation from one or from its name.
+
+    Raises:
+        TypeError: If it is neither, such as a module of ``torch.nn``.
+    """
+    if isinstance(value, Activation):
+        return value
+    if isinstance(value, str):
+        return Activation(value)
+    # torch's names are ours without the underscores and capitals.
+    given = getattr(value, "__name__", type(value).__name__).lower()
+    name = next((known for known in _KNOWN if known.replace("_", "") == given), "relu")
+    raise TypeError(f"{what}: expected an Activation or its name, got {value!r}; for example Activation({name!r})")
+
+
 @dataclass(frozen=True)
 class Space:
     """A set of interchangeable neurons.
@@ -164,12 +185,23 @@ class Space:
         name: Unique within the architecture.
         size: Number of neurons, at least 1.
         activation: The non-linearity after the sum of everything that writes the space. None marks a
-            fixed space, an input or an output, whose neurons have a meaning of their own.
+            fixed space, an input or an output, whose neurons have a meaning of their own. A name stands for
+            the activation of that name.
+
+    Raises:
+        TypeError: If a field is of another type.
     """
 
     name: str
     size: int
     activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "name", as_text(self.name, "Space: name"))
+        put(self, "size", as_integer(self.size, f"space {self.name!r}: size"))
+        if self.activation is not None:
+            put(self, "activation", _as_activation(self.activation, f"space {self.name!r}: activation"))
 
 
 @dataclass(frozen=True)
@@ -182,6 +214,9 @@ class Layer:
         writes: Name of the space that it writes (adds to, when several layers write it).
         kernel: Spatial sizes of a convolution; empty for a linear layer.
         bias: Whether it has a bias, of shape (written,).
+
+    Raises:
+        TypeError: If a field is of another type.
     """
 
     name: str
@@ -189,6 +224,13 @@ class Layer:
     writes: str
     kernel: tuple[int, ...] = ()
     bias: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        for key in ("name", "reads", "writes"):
+            put(self, key, as_text(getattr(self, key), f"layer {self.name!r}: {key}"))
+        put(self, "kernel", as_integers(self.kernel, f"layer {self.name!r}: kernel"))
+        put(self, "bias", as_bool(self.bias, f"layer {self.name!r}: bias"))
 
 
 class Wiring(NamedTuple):
@@ -236,6 +278,7 @@ class Architecture:
         num_parameters: Number of weights and biases of one network.
 
     Raises:
+        TypeError: If a field is of another type.
         ValueError: If a name is used twice or refers to nothing, a size is not positive, a hidden space is
             not both written and read, a fixed space is both, or the layers form a cycle.
     """
@@ -254,9 +297,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "spaces", tuple(self.spaces))
-        put(self, "layers", tuple(self.layers))
-        put(self, "output_offset", float(self.output_offset))
+        put(self, "spaces", as_parts(self.spaces, Space, "spaces"))
+        put(self, "layers", as_parts(self.layers, Layer, "layers"))
+        put(self, "output_offset", as_number(self.output_offset, "output_offset"))
         self._check_fields()
         put(self, "wiring", self._wire())
         for kind in ("hidden", "inputs", "outputs"):
@@ -361,18 +404,21 @@ class Architecture:
             output_offset: Constant that is added to the outputs.
 
         Raises:
+            TypeError: If a size is no int, or an activation is something else, such as a module.
             ValueError: If there are fewer than two sizes, or as many activations as hidden spaces are not given.
         """
+        sizes = as_integers(sizes, "sizes")
         if len(sizes) < 2:
-            raise ValueError(f"an MLP needs at least an input and an output size, got {tuple(sizes)}")
+            raise ValueError(f"an MLP needs at least an input and an output size, got {sizes}")
         hidden = len(sizes) - 2
-        given = [activation] * hidden if isinstance(activation, (Activation, str)) else list(activation)
-        if len(given) != hidden:
-            raise ValueError(f"sizes {tuple(sizes)} have {hidden} hidden spaces, got {len(given)} activations")
-        acts = [Activation(a) if isinstance(a, str) else a for a in given]
+        if isinstance(activation, str) or not isinstance(activation, Sequence):
+            activation = [activation] * hidden
+        if len(activation) != hidden:
+            raise ValueError(f"sizes {sizes} have {hidden} hidden spaces, got {len(activation)} activations")
+        acts = [_as_activation(a, "activation") for a in activation]
         names = ["input", *(f"hidden{i + 1}" for i in range(hidden)), "output"]
         roles: list[Activation | None] = [None, *acts, None]
-        spaces = tuple(Space(n, int(s), a) for n, s, a in zip(names, sizes, roles, strict=True))
+        spaces = tuple(Space(n, s, a) for n, s, a in zip(names, sizes, roles, strict=True))
         layers = tuple(Layer(f"layer{i}", names[i], names[i + 1], bias=bias) for i in range(len(sizes) - 1))
         return cls(spaces, layers, output_offset)
 

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
+from weightaug._differences import difference
+from weightaug._dtypes import check_weights_dtype, without_autocast
+from weightaug._indexing import normalise
 from weightaug.architecture import Architecture
 
 __all__ = ["WeightSpaceElement", "cat", "collate", "stack"]
@@ -130,8 +134,7 @@ class WeightSpaceElement:
                 f"{name}: expected shape {expected} (batch {tuple(batch)} from the first weight), "
                 f"got {tuple(tensor.shape)}{hint}"
             )
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}; convert with .float()")
+        check_weights_dtype(name, tensor)
         if tensor.dtype != self.dtype or tensor.device != self.device:
             raise ValueError(
                 f"{name}: expected {self.dtype} on {self.device} like the first weight, "
@@ -177,24 +180,18 @@ class WeightSpaceElement:
     def __getitem__(self, index: Any) -> WeightSpaceElement:
         """Indexes the batch dimensions only.
 
+        Args:
+            index: An int, a slice, ``...``, a list, NumPy array or tensor of ints or bools (a mask), or a tuple
+                of them, one for each batch dimension.
+
         Raises:
-            IndexError: If the element is one network, or the index reaches beyond the batch dimensions.
+            IndexError: If the element is one network, or the index is none of these, is out of range, or
+                reaches beyond the batch dimensions.
         """
-        dims = len(self.batch_shape)
-        if dims == 0:
+        if not self.batch_shape:
             raise IndexError("this element is one network (batch shape ()); only a batch can be indexed")
-        if isinstance(index, tuple):
-            used = sum(
-                (i.dim() if i.dtype == torch.bool else 1)
-                if isinstance(i, Tensor)
-                else int(i is not None and i is not ...)
-                for i in index
-            )
-            if used > dims or any(i is ... for i in index):
-                raise IndexError(f"the index {index!r} reaches beyond the batch dimensions {tuple(self.batch_shape)}")
-        elif isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() > dims:
-            raise IndexError(f"the mask of {index.dim()} dimensions reaches beyond the batch {tuple(self.batch_shape)}")
-        return self.map(lambda t: t[index])
+        entries = normalise(index, self.batch_shape)
+        return self.map(lambda t: t[entries])
 
     def __len__(self) -> int:
         """Size of the first batch dimension.
@@ -216,8 +213,11 @@ class WeightSpaceElement:
         """Inverse of :meth:`flatten`; the tensors are views of the vector.
 
         Raises:
+            TypeError: If the vector is no tensor.
             ValueError: If the last dimension is not ``architecture.num_parameters``.
         """
+        if not isinstance(vector, Tensor):
+            raise TypeError(f"expected a tensor, got {type(vector).__name__}; convert with torch.as_tensor(vector)")
         if vector.dim() == 0 or vector.shape[-1] != architecture.num_parameters:
             raise ValueError(
                 f"expected a vector of {architecture.num_parameters} parameters in the last dimension, "
@@ -235,17 +235,22 @@ class WeightSpaceElement:
 
     # -- evaluation ----------------------------------------------------------------------------------
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Evaluates every network of the batch.
+    def __call__(self, x: Tensor, *, per_network: bool | None = None) -> Tensor:
+        """Evaluates every network of the batch, in the dtype of the weights, under autocast, too.
 
         Args:
-            x: Coordinates, ``(n, in)`` for all networks alike or ``(*batch, n, in)`` for each its own.
+            x: Coordinates on the device of the weights, ``(*points, in)`` for all networks alike (a list or a grid
+                of any number of dimensions, at least one), or ``(*batch, *points, in)`` for each its own.
+            per_network: Whether x leads with the batch. None: coordinates for all, but refused where x begins with
+                the batch shape and could mean either.
 
         Returns:
-            Outputs, ``(*batch, n, out)``.
+            Outputs, ``(*batch, *points, out)``.
 
         Raises:
-            ValueError: If x has another last dimension, or the architecture has not one input and one output.
+            TypeError: If x is no tensor of real numbers.
+            ValueError: If x has another last dimension, is on another device or could mean either of the two, or
+                the architecture has not one input and one output.
             NotImplementedError: If a layer is a convolution.
         """
         arch, wiring = self.architecture, self.architecture.wiring
@@ -254,12 +259,42 @@ class WeightSpaceElement:
                 "evaluation needs one input and one output space, got inputs "
                 f"{[s.name for s in arch.inputs]} and outputs {[s.name for s in arch.outputs]}"
             )
-        source, sink = wiring.inputs[0], wiring.outputs[0]
-        if x.dim() < 2 or x.shape[-1] != arch.spaces[source].size:
-            raise ValueError(
-                f"expected coordinates (n, {arch.spaces[source].size}) or (*batch, n, "
-                f"{arch.spaces[source].size}), got shape {tuple(x.shape)}"
+        points = self._check_points(x, per_network)
+        flat = x.to(self.dtype).reshape(*x.shape[: x.dim() - 1 - len(points)], math.prod(points), x.shape[-1])
+        with without_autocast(self.device):
+            output = self._evaluate(flat)
+        return output.reshape(*output.shape[:-2], *points, output.shape[-1])
+
+    def _check_points(self, x: Tensor, per_network: bool | None) -> tuple[int, ...]:
+        """The shape of the points, without the batch and the coordinates."""
+        size, batch = self.architecture.inputs[0].size, tuple(self.batch_shape)
+        if not isinstance(x, Tensor) or x.is_complex():
+            came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"expected coordinates as a tensor of real numbers, got {came}; torch.as_tensor(x) makes one"
             )
+        if x.device != self.device:
+            raise ValueError(f"expected coordinates on {self.device} like the weights, got {x.device}; give x.to(...)")
+        shape = tuple(x.shape)
+        if len(shape) < 2 or shape[-1] != size:
+            raise ValueError(
+                f"expected coordinates (n, {size}) or (*batch, n, {size}), got shape {shape}; instead of n stands a "
+                "grid of any shape"
+            )
+        leads = shape[: len(batch)] == batch
+        if per_network and not (leads and len(shape) >= len(batch) + 2):
+            raise ValueError(f"per_network: expected coordinates {(*batch, 'n', size)}, got shape {shape}")
+        if per_network is None and batch and len(shape) >= len(batch) + 2 and leads:
+            raise ValueError(
+                f"coordinates of shape {shape} begin with the batch shape {batch}, so they could be for all networks "
+                "or for each its own; give per_network=False or per_network=True"
+            )
+        return shape[len(batch) if per_network else 0 : -1]
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        """The outputs ``(*batch, n, out)`` for coordinates ``(n, in)`` or ``(*batch, n, in)``."""
+        arch, wiring = self.architecture, self.architecture.wiring
+        source, sink = wiring.inputs[0], wiring.outputs[0]
         values: dict[int, Tensor] = {source: x}
         for space in wiring.order[1:]:
             total: Tensor | None = None
@@ -320,8 +355,8 @@ def _same_architecture(elements: Sequence[WeightSpaceElement], verb: str) -> Arc
     for i, element in enumerate(elements):
         if element.architecture != arch:
             raise ValueError(
-                f"cannot {verb} elements of different architectures: element 0 has {arch!r}, "
-                f"element {i} has {element.architecture!r}"
+                f"cannot {verb} elements of different architectures: element 0 and element {i} differ in "
+                f"{difference(arch, element.architecture)}"
             )
     return arch
 
@@ -357,7 +392,7 @@ def cat(elements: Sequence[WeightSpaceElement]) -> WeightSpaceElement:
 
 
 def collate(samples: Any) -> Any:
-    """``collate_fn`` for a DataLoader over weight-space data.
+    """``collate_fn`` for a DataLoader over weight-space data; the default one does the same for elements.
 
     Elements are stacked, tensors and numbers become tensors with a leading batch dimension, tuples, lists
     and dicts are collated entry by entry. A batch that the data set's ``__getitems__`` has already made (an
@@ -373,13 +408,14 @@ def collate(samples: Any) -> Any:
         return samples
     if isinstance(samples, tuple) and samples and isinstance(samples[0], WeightSpaceElement):
         return samples
-    return torch.utils.data._utils.collate.collate(samples, collate_fn_map=_collate_map())
+    return torch.utils.data.default_collate(samples)
 
 
-def _collate_map() -> dict[Any, Any]:
-    from torch.utils.data._utils.collate import default_collate_fn_map
+def _collate_elements(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    # A ready batch comes here as well, since the default collate looks at the type of its first entry only.
+    ready = isinstance(batch, WeightSpaceElement) or not all(isinstance(e, WeightSpaceElement) for e in batch)
+    return batch if ready else stack(batch)
 
-    def stack_elements(batch: Any, *, collate_fn_map: Any = None) -> WeightSpaceElement:
-        return stack(batch)
 
-    return {**default_collate_fn_map, WeightSpaceElement: stack_elements}
+# What torch's own page on default_collate tells to do with types of one's own.
+default_collate_fn_map[WeightSpaceElement] = _collate_elements

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from weightaug._differences import difference
 from weightaug._order_statistics import neighbours_in_order
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
@@ -285,8 +286,8 @@ def mix_into(own: WeightSpaceElement, a: WeightSpaceElement, lam: Tensor) -> Wei
 def _check_pair(a: WeightSpaceElement, b: WeightSpaceElement) -> None:
     if a.architecture is not b.architecture and a.architecture != b.architecture:
         raise ValueError(
-            f"cannot mix networks of different architectures: {a.architecture!r} and {b.architecture!r}; "
-            "mixing needs equal spaces, layers and output offset"
+            "cannot mix networks of different architectures: a and b differ in "
+            f"{difference(a.architecture, b.architecture)}; mixing needs equal spaces, layers and output offset"
         )
     if a.batch_shape != b.batch_shape:
         raise ValueError(f"cannot mix batches of shapes {tuple(a.batch_shape)} and {tuple(b.batch_shape)}")

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from weightaug._differences import difference
+from weightaug._indexing import normalise
 from weightaug.architecture import Activation, Architecture, Space
 from weightaug.element import WeightSpaceElement
 
@@ -107,8 +109,8 @@ class GroupElement:
         """
         if self.architecture != first.architecture:
             raise ValueError(
-                "cannot compose group elements of different architectures: "
-                f"{self.architecture!r} and {first.architecture!r}"
+                "cannot compose group elements of different architectures: they differ in "
+                f"{difference(self.architecture, first.architecture)}"
             )
         permutations, scales, shifts = [], [], []
         for s in range(len(self.permutation)):
@@ -152,8 +154,13 @@ class GroupElement:
         return self.map(lambda t: t.to(device))
 
     def __getitem__(self, index: Any) -> GroupElement:
-        """Indexes the batch dimensions of every tensor."""
-        return self.map(lambda t: t[index])
+        """Indexes the batch dimensions of every tensor, which must all have the whole batch shape.
+
+        Raises:
+            IndexError: If the index is of no kind that an element takes, or reaches beyond the batch.
+        """
+        entries = normalise(index, self.batch_shape)
+        return self.map(lambda t: t[entries])
 
     @staticmethod
     def cat(groups: Sequence[GroupElement]) -> GroupElement:
@@ -249,7 +256,8 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
     arch = element.architecture
     if group.architecture is not arch and group.architecture != arch:
         raise ValueError(
-            f"the group element is for another architecture: expected {arch!r}, got {group.architecture!r}"
+            "the group element is for another architecture: the networks' and the group element's differ in "
+            f"{difference(arch, group.architecture)}"
         )
     element = _broadcast(element, group)
     rows, columns, offsets = _factors(element.dtype, group, kind)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from weightaug._differences import difference
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
@@ -86,7 +87,8 @@ def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "mat
     """
     if a.architecture != b.architecture:
         raise ValueError(
-            f"cannot {verb} networks of different architectures: a has {a.architecture!r}, b has {b.architecture!r}"
+            f"cannot {verb} networks of different architectures: a and b differ in "
+            f"{difference(a.architecture, b.architecture)}"
         )
     if a.batch_shape != b.batch_shape:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from weightaug._differences import difference
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.functional import TargetMode, mix, mix_into, mix_target
@@ -118,8 +119,8 @@ class Mixup(Transform):
         """Raises a ValueError if the pool holds networks of another architecture."""
         if self.pool is not None and self.pool.element.architecture != architecture:
             raise ValueError(
-                f"{type(self).__name__}: cannot mix networks of different architectures: the batch has "
-                f"{architecture!r}, the pool {self.pool.element.architecture!r}"
+                f"{type(self).__name__}: cannot mix networks of different architectures: the batch and the pool differ "
+                f"in {difference(architecture, self.pool.element.architecture)}"
             )
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> MixParams:
