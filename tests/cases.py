@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weightaug import (
+    Activation,
     Affine,
     AlignedMixup,
+    AlignTo,
+    Architecture,
     Compose,
     Dropout,
     GaussianNoise,
@@ -28,6 +31,11 @@ from weightaug import (
     Transform,
     Translate,
 )
+from weightaug.matching import Frame
+from weightaug.testing import random_element
+
+FRAMED = Architecture.mlp((2, 5, 4, 6, 2), [Activation("tanh", 5.0), Activation("relu"), Activation("sine", 30.0)])
+FRAME = Frame(random_element(FRAMED, (1,), seed=1))
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Case:
         bias: True if layers need biases, None if not.
         neutral: The same class with settings that make it the identity, or None if there are none.
         draws: Whether different elements of a batch get different draws.
+        architecture: The only one that it is for, or None.
     """
 
     transform: Transform
@@ -49,6 +58,7 @@ class Case:
     bias: bool | None = None
     neutral: Transform | None = None
     draws: bool = True
+    architecture: Architecture | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +94,8 @@ CASES = [
     Case(Mixup(alpha=0.4, targets="dominant")),
     Case(PermutedMixup()),
     Case(AlignedMixup()),
+    Case(AlignTo(FRAME), draws=False, architecture=FRAMED),
+    Case(Compose((Permute(), AlignTo(FRAME), GaussianNoise())), architecture=FRAMED),
     Case(AlignedMixup(symmetry="permutation", targets="keep")),
     Case(SelfMixup()),
     Case(SelfMixup(Permute(), align=False)),

@@ -9,6 +9,7 @@ from weightaug.group import GroupElement, Kind, act
 from weightaug.transforms import (
     Affine,
     AlignedMixup,
+    AlignTo,
     Compose,
     Dropout,
     GaussianNoise,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Activation",
     "Affine",
+    "AlignTo",
     "AlignedMixup",
     "Architecture",
     "Compose",

@@ -1,5 +1,6 @@
 """Transforms, by family: what they preserve decides where they are."""
 
+from weightaug.transforms.alignment import AlignTo
 from weightaug.transforms.base import Params, Preserves, Transform, slice_params
 from weightaug.transforms.compose import Compose, OneOf, RandomApply, RandomOrder
 from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
@@ -10,6 +11,7 @@ from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNe
 
 __all__ = [
     "Affine",
+    "AlignTo",
     "AlignedMixup",
     "Compose",
     "Dropout",

@@ -46,6 +46,10 @@ class Transform(ABC):
     def check(self, architecture: Architecture) -> None:  # noqa: B027 (most transforms fit all)
         """Raises a ValueError that says what is wrong if the transform does not fit an architecture."""
 
+    def undone_by(self, later: Transform) -> str | None:
+        """Why another transform must not come after this one, or None; :class:`Compose` refuses such an order."""
+        return None
+
     @abstractmethod
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
         """Draws everything random, once per element of the batch.

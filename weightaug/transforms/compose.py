@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,16 @@ def _select_target(chosen: Tensor, new: Any, old: Any) -> Any:
     if new is old:
         return old
     return torch.where(lead(chosen.to(new.device), new), new, old)
+
+
+def _parts(transform: Transform) -> Iterator[Transform]:
+    """A transform, or those that a container applies."""
+    inner = transform.transforms if isinstance(transform, _Container) else ()
+    inner = (transform.transform,) if isinstance(transform, RandomApply) else inner
+    for part in inner:
+        yield from _parts(part)
+    if not isinstance(transform, (_Container, RandomApply)):
+        yield transform
 
 
 class _Container(Transform):
@@ -79,9 +90,21 @@ class Compose(_Container):
 
     Raises:
         TypeError: If an entry is not a transform.
+        ValueError: If an entry undoes what an earlier one is for, as a symmetry does after :class:`AlignTo`.
     """
 
     transforms: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for j, later in enumerate(self.transforms):
+            for i, earlier in enumerate(self.transforms[:j]):
+                for first, second in itertools.product(_parts(earlier), _parts(later)):
+                    reason = first.undone_by(second)
+                    if reason is not None:
+                        raise ValueError(
+                            f"Compose: entry {j}, {later!r}, must not come after entry {i}, {earlier!r}: {reason}"
+                        )
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
         self.check(element.architecture)
