@@ -4,8 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from weightaug.architecture import Activation, Architecture, Layer, Space
+from weightaug.calibration import calibrate
 from weightaug.element import WeightSpaceElement, cat, collate, stack
+from weightaug.evaluation import psnr, render
 from weightaug.group import GroupElement, Kind, act
+from weightaug.points import Points
 from weightaug.transforms import (
     Affine,
     AlignedMixup,
@@ -23,6 +26,7 @@ from weightaug.transforms import (
     QuantileDropout,
     RandomApply,
     RandomOrder,
+    Refit,
     Reflect,
     ReLUScale,
     Rotate,
@@ -60,12 +64,14 @@ __all__ = [
     "OneOf",
     "Permute",
     "PermutedMixup",
+    "Points",
     "Pool",
     "Preserves",
     "QuantileDropout",
     "RandomApply",
     "RandomOrder",
     "ReLUScale",
+    "Refit",
     "Reflect",
     "Rotate",
     "Scale",
@@ -77,8 +83,11 @@ __all__ = [
     "Translate",
     "WeightSpaceElement",
     "act",
+    "calibrate",
     "cat",
     "collate",
+    "psnr",
+    "render",
     "stack",
 ]
 

@@ -7,6 +7,7 @@ from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Sca
 from weightaug.transforms.labels import LabelSmoothing
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
+from weightaug.transforms.refit import Refit, RefitParams
 from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "RandomApply",
     "RandomOrder",
     "ReLUScale",
+    "Refit",
+    "RefitParams",
     "Reflect",
     "Rotate",
     "Scale",
