@@ -80,7 +80,7 @@ class Refit(Transform):
                     f"Refit would undo {inner!r}, which moves the input exactly; put it outside: "
                     f"Compose(({type(inner).__name__}(...), Refit(...)))"
                 )
-        settings.whole(self, "steps", 0)
+        settings.integer(self, "steps", 0)
         settings.number(self, "learning_rate", 0)
         if isinstance(self.points, Tensor):
             object.__setattr__(self, "points", Points(self.points))
