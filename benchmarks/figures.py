@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 from benchmarks.data.settings import CONVENTIONS
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
+from benchmarks.running.commands import writable
 from weightaug import Preserves
 
 if TYPE_CHECKING:
@@ -64,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for command in (pictures, lines):
         command.add_argument("--out", type=Path, default=RUNS / "figures")
     args = parser.parse_args(arguments)
-    try:
+    with command():
+        writable(args.out, "--out")
         written = _reconstructions(args) if args.command == "reconstructions" else _curves(args)
-    except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(f"{parser.prog}: {error}") from error
     print("\n".join(str(path) for path in written))
 
 

@@ -197,7 +197,7 @@ def test_the_leak_of_the_papers_code_can_be_measured_on_one_view(run):
     assert {part.view for part in table1.fitting_jobs(settings)} == {0, 1, 2}
     cells = table1.training_jobs(settings)
     assert {(c.views, c.pool_views) for c in cells} == {(1, None), (1, 3)}
-    with pytest.raises(ValueError, match="fitted_views must be at least 2, as in views, got 1"):
+    with pytest.raises(ValueError, match="fitted_views must be at least 2, got 1"):
         Settings(views=(1, 2), fitted_views=1)
 
 

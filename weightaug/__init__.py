@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from weightaug._conventions import convert
 from weightaug.architecture import Activation, Architecture, Layer, Space
+from weightaug.calibration import calibrate
 from weightaug.element import WeightSpaceElement, cat, collate, stack
+from weightaug.evaluation import psnr, render
 from weightaug.group import GroupElement, Kind, act
+from weightaug.points import Points
 from weightaug.transforms import (
     Affine,
     AlignedMixup,
+    AlignTo,
     Compose,
     Dropout,
     GaussianNoise,
@@ -23,6 +27,7 @@ from weightaug.transforms import (
     QuantileDropout,
     RandomApply,
     RandomOrder,
+    Refit,
     Reflect,
     ReLUScale,
     Rotate,
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Activation",
     "Affine",
+    "AlignTo",
     "AlignedMixup",
     "Architecture",
     "Compose",
@@ -60,12 +66,14 @@ __all__ = [
     "OneOf",
     "Permute",
     "PermutedMixup",
+    "Points",
     "Pool",
     "Preserves",
     "QuantileDropout",
     "RandomApply",
     "RandomOrder",
     "ReLUScale",
+    "Refit",
     "Reflect",
     "Rotate",
     "Scale",
@@ -78,9 +86,12 @@ __all__ = [
     "Translate",
     "WeightSpaceElement",
     "act",
+    "calibrate",
     "cat",
     "collate",
     "convert",
+    "psnr",
+    "render",
     "stack",
 ]
 

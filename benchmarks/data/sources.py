@@ -261,7 +261,8 @@ class MeshSource:
             return sample.split == "test", hashlib.sha256(_name(sample).encode()).digest()
 
         samples = tuple(sorted(found, key=order))
-        listing = "\n".join(f"{_name(sample)} {sample.crc}" for sample in samples)
+        # A folder lists no checksums, so its files are read: another mesh of the same name is another sample.
+        listing = "\n".join(f"{_name(sample)} {_checksum(sample)}" for sample in samples)
         identity = {"listing": hashlib.sha256(listing.encode()).hexdigest()[:16]}
         trained = sum(sample.split == "train" for sample in samples)
         return cls(samples, trained, len(meshes.classes_of(samples)), identity)
@@ -306,6 +307,13 @@ class MeshSource:
             tuple(_name(sample) for _, sample, *_ in read),
             tuple(skipped),
         )
+
+
+def _checksum(sample: meshes.ShapeSample) -> int | None:
+    try:
+        return sample.checksum()
+    except meshes.MeshError:
+        return None  # it will be skipped, with the reason
 
 
 def _name(sample: meshes.ShapeSample) -> str:

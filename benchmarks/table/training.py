@@ -61,8 +61,14 @@ def split_images(networks: Networks, settings: TrainSettings) -> Split:
     if networks.splits is not None:
         return Split(*torch.arange(count).split(list(networks.splits)))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.split_seed))
-    test, validation = round(count * settings.test), round(count * settings.validation)
+    _, validation, test = split_sizes(count, settings)
     return Split(order[test + validation :], order[test : test + validation], order[:test])
+
+
+def split_sizes(count: int, settings: TrainSettings) -> tuple[int, int, int]:
+    """How many of some images train, validate and test."""
+    test, validation = round(count * settings.test), round(count * settings.validation)
+    return count - test - validation, validation, test
 
 
 def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> nn.Module:

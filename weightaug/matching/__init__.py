@@ -6,8 +6,17 @@ matching could bring them.
 
 from weightaug.matching.assignment import assign
 from weightaug.matching.canonical import canonicalize
+from weightaug.matching.frames import Frame, fit_frame
 from weightaug.matching.many import align_to, match_many
-from weightaug.matching.sinkhorn import sinkhorn
 from weightaug.matching.weight import distance, match
 
-__all__ = ["align_to", "assign", "canonicalize", "distance", "match", "match_many", "sinkhorn"]
+__all__ = [
+    "Frame",
+    "align_to",
+    "assign",
+    "canonicalize",
+    "distance",
+    "fit_frame",
+    "match",
+    "match_many",
+]
