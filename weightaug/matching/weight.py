@@ -27,8 +27,9 @@ __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "sol
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("forward",)
+<<<<<<< HEAD
 INVARIANT_STARTS = ("forward", "backward", "canonical")
-_KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
+_KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns; fewer mostly fall back
 
 _TIE_BREAKS = 4  # tries to settle ties, for pairs that may be copies
 _NEARLY_HARD: dict[str, Any] = {"steps": 8, "hot": 1e-3, "cold": 1e-5, "noise": 1.0}
@@ -118,7 +119,7 @@ def match(
     if method != "weight" and (starts is not None or kicks):
         raise ValueError(f"method={method!r} takes no starts and no kicks; they belong to method='weight'")
     if starts is None:
-        starts = ("identity",) if symmetry == "permutation" else DEFAULT_STARTS
+        starts = ("identity", "forward") if symmetry == "permutation" else DEFAULT_STARTS
     check_starts(starts)
     if points is not None:
         check_points(points, a.architecture, whole=method == "function")
@@ -322,7 +323,8 @@ def solve(
         for k in range(kicks if len(forward) > 1 else 0):  # one space alone has no local optima
             slot = forward[k % len(forward)]
             # The others first: the kicked space would only go back.
-            consider(kick(best, slot, _KICK, random), [*(s for s in forward if s != slot), slot])
+            part = _KICKS[k // len(forward) % len(_KICKS)]
+            consider(kick(best, slot, part, random), [*(s for s in forward if s != slot), slot])
         return best, reached
 
     # Each chunk draws from its own generator, whatever order the threads run in.
