@@ -29,6 +29,7 @@ from weightaug import (
     SelfMixup,
     SirenBias,
     SirenNegation,
+    Standardize,
     Transform,
     Translate,
 )
@@ -37,6 +38,10 @@ from weightaug.testing import random_element
 
 FRAMED = Architecture.mlp((2, 5, 4, 6, 2), [Activation("tanh", 5.0), Activation("relu"), Activation("sine", 30.0)])
 FRAME = Frame(random_element(FRAMED, (1,), seed=1))
+
+SMALL = Architecture.mlp((2, 3, 1), "tanh")
+STANDARDIZE = Standardize((0.0, 0.0, 0.0, 0.25), (0.5, 0.25, 2.0, 4.0))
+PER_ENTRY = Standardize(tuple(0.5 * i for i in range(13)), tuple(1.0 + i for i in range(13)), "entry")
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,9 @@ CASES = [
     Case(Refit(Dropout(), points=(4, 3), steps=2, learning_rate=1e-3, target_psnr=20.0), inputs=(2,)),
     Case(Refit(Compose((AlignedMixup(), LabelSmoothing())), points=2, steps=2)),
     Case(LabelSmoothing(), neutral=LabelSmoothing(alpha=0.0), draws=False),
+    Case(STANDARDIZE, neutral=Standardize((0.0,) * 4, (1.0,) * 4), draws=False, architecture=SMALL),
+    Case(STANDARDIZE.inverse(), draws=False, architecture=SMALL),
+    Case(Compose((Permute(), PER_ENTRY)), architecture=SMALL),
     Case(Compose(()), neutral=Compose(()), draws=False),
     Case(Compose((SirenNegation(), AlignedMixup())), "sign"),
     Case(Compose((Permute(), Rotate(), GaussianNoise(), Mixup())), inputs=(2, 3)),

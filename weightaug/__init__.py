@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from weightaug._conventions import convert
 from weightaug.architecture import Activation, Architecture, Layer, Space
 from weightaug.calibration import calibrate
 from weightaug.element import WeightSpaceElement, cat, collate, stack
@@ -34,6 +35,7 @@ from weightaug.transforms import (
     SelfMixup,
     SirenBias,
     SirenNegation,
+    Standardize,
     Transform,
     Translate,
 )
@@ -79,6 +81,7 @@ __all__ = [
     "SirenBias",
     "SirenNegation",
     "Space",
+    "Standardize",
     "Transform",
     "Translate",
     "WeightSpaceElement",
@@ -86,6 +89,7 @@ __all__ = [
     "calibrate",
     "cat",
     "collate",
+    "convert",
     "psnr",
     "render",
     "stack",

@@ -270,6 +270,8 @@ class Architecture:
         spaces: All spaces. Those without an activation are inputs (never written) or outputs (never read).
         layers: All layers, in the order in which an element stores their parameters.
         output_offset: Constant that is added to every output (0.5 in the INRs of DWSNets and the paper).
+        convention: Name of the convention of coordinates and values that the networks follow, where it is known;
+            see :func:`weightaug.convert`. Networks of different conventions are of different architectures.
 
     Attributes:
         hidden: The hidden spaces, in the order that every per-space tuple follows.
@@ -286,6 +288,7 @@ class Architecture:
     spaces: tuple[Space, ...]
     layers: tuple[Layer, ...]
     output_offset: float = 0.0
+    convention: str | None = field(default=None, kw_only=True)
 
     # What follows from them. Every transform asks for it in every call, so it is worked out once.
     hidden: tuple[Space, ...] = field(init=False, repr=False, compare=False)
@@ -300,20 +303,22 @@ class Architecture:
         put(self, "spaces", as_parts(self.spaces, Space, "spaces"))
         put(self, "layers", as_parts(self.layers, Layer, "layers"))
         put(self, "output_offset", as_number(self.output_offset, "output_offset"))
+        if self.convention is not None:
+            put(self, "convention", as_text(self.convention, "convention"))
         self._check_fields()
         put(self, "wiring", self._wire())
         for kind in ("hidden", "inputs", "outputs"):
             put(self, kind, tuple(self.spaces[i] for i in getattr(self.wiring, kind)))
         shapes = [s for l in range(len(self.layers)) for s in (self.weight_shape(l), self.bias_shape(l)) if s]
         put(self, "num_parameters", sum(math.prod(shape) for shape in shapes))
-        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset)))
+        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.convention)))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Hashes of strings differ between processes, so the cached one must not travel.
-        return type(self), (self.spaces, self.layers, self.output_offset)
+        return _rebuild, (self.spaces, self.layers, self.output_offset, self.convention)
 
     def _check_fields(self) -> None:
         for kind, names in (
@@ -482,6 +487,7 @@ class Architecture:
                 for l in self.layers
             ],
             "output_offset": self.output_offset,
+            **({} if self.convention is None else {"convention": self.convention}),
         }
 
     @classmethod
@@ -499,7 +505,7 @@ class Architecture:
             layers = tuple(
                 Layer(l["name"], l["reads"], l["writes"], tuple(l["kernel"]), l["bias"]) for l in data["layers"]
             )
-            return cls(spaces, layers, data["output_offset"])
+            return cls(spaces, layers, data["output_offset"], convention=data.get("convention"))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"not an architecture: {error!r}; expected the keys that Architecture.to_dict writes"
@@ -513,3 +519,9 @@ class Architecture:
     def from_json(cls, text: str) -> Architecture:
         """Inverse of :meth:`to_json`."""
         return cls.from_dict(json.loads(text))
+
+
+def _rebuild(
+    spaces: tuple[Space, ...], layers: tuple[Layer, ...], output_offset: float, convention: str | None
+) -> Architecture:
+    return Architecture(spaces, layers, output_offset, convention=convention)

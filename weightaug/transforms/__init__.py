@@ -8,6 +8,7 @@ from weightaug.transforms.labels import LabelSmoothing
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
 from weightaug.transforms.refit import Refit, RefitParams
+from weightaug.transforms.standardize import Standardize
 from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "SelfMixup",
     "SirenBias",
     "SirenNegation",
+    "Standardize",
     "Transform",
     "Translate",
     "slice_params",
