@@ -37,6 +37,7 @@ from weightaug.transforms import (
     Transform,
     Translate,
 )
+from weightaug.views import make_views
 
 __version__ = "0.1.0"
 
@@ -86,6 +87,7 @@ __all__ = [
     "calibrate",
     "cat",
     "collate",
+    "make_views",
     "psnr",
     "render",
     "stack",
