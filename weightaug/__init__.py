@@ -39,6 +39,7 @@ from weightaug.transforms import (
     Transform,
     Translate,
 )
+from weightaug.views import make_views
 
 __version__ = "0.1.0"
 
@@ -90,6 +91,7 @@ __all__ = [
     "cat",
     "collate",
     "convert",
+    "make_views",
     "psnr",
     "render",
     "stack",
