@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +33,30 @@ print("ready", flush=True); sys.stdin.readline()
 """
 
 
-def start(code: str, path: Path) -> subprocess.Popen[str]:
-    """A process that has imported everything and waits."""
+@contextmanager
+def process(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported everything and waits for `go`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", SETUP + code, str(path)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+        try:
+            yield started
+        finally:
+            started.kill()
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, errors = process.communicate("go\n", timeout=100)
-    assert process.returncode == 0, errors
+def go(started: subprocess.Popen[str]) -> None:
+    assert started.stdin is not None
+    started.stdin.write("go\n")
+    started.stdin.flush()
+
+
+def finish(started: subprocess.Popen[str]) -> str:
+    out, errors = started.communicate(timeout=100)
+    assert started.returncode == 0, errors
     return out.strip()
 
 
@@ -57,32 +70,28 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_reader_beside_a_writer_sees_the_old_or_the_new(folder: Path) -> None:
-    writer = start(
-        "for i in range(60): save(path, random_element(SIREN, (7,), seed=i % 2), torch.arange(7), shard_size=2)", folder
-    )
+    code = "for i in range(30): save(path, random_element(SIREN, (7,), seed=i % 2), torch.arange(7), shard_size=2)"
     known = [random_element(SIREN, (7,), seed=i).flatten() for i in range(2)]
-    assert writer.stdin is not None
-    writer.stdin.write("go\n")
-    writer.stdin.flush()
     reads = 0
-    while writer.poll() is None or not reads:
-        got = load(folder).element.flatten()
-        assert any(torch.equal(got, whole) for whole in known)
-        reads += 1
-    assert writer.wait() == 0
+    with process(code, folder) as writer:
+        go(writer)
+        while writer.poll() is None or not reads:
+            got = load(folder).element.flatten()
+            assert any(torch.equal(got, whole) for whole in known)
+            reads += 1
+        finish(writer)
 
 
 def test_appending_writers_lose_nothing(folder: Path) -> None:
-    code = "for i in range(8): append(path, random_element(SIREN, (2,)), torch.full((2,), {tag} + i))"
-    processes = [start(code.format(tag=tag), folder) for tag in (100, 200)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        finish(process)
+    code = "for i in range(5): append(path, random_element(SIREN, (2,)), torch.full((2,), {tag} + i))"
+    with process(code.format(tag=100), folder) as one, process(code.format(tag=200), folder) as two:
+        go(one)
+        go(two)
+        finish(one)
+        finish(two)
     labels = load(folder).labels
-    assert sorted(labels.tolist()) == sorted([*range(7), *(t + i for t in (100, 200) for i in range(8) for _ in "ab")])
+    assert labels is not None
+    assert sorted(labels.tolist()) == sorted([*range(7), *(t + i for t in (100, 200) for i in range(5) for _ in "ab")])
 
 
 def test_appending_threads_lose_nothing(folder: Path) -> None:
@@ -115,16 +124,10 @@ def test_a_writer_that_ignores_the_lock_is_noticed(folder: Path, monkeypatch: py
 
 @pytest.mark.skipif(os.name != "posix", reason="kills")
 def test_what_killed_writers_left_is_cleared_but_not_what_living_ones_write(folder: Path) -> None:
-    dies = start("import os; os.replace = lambda *a: os._exit(9); append(path, random_element(SIREN, (2,)))", folder)
-    dies.communicate("go\n")
-    whole = "save" if dies.returncode != 9 else "append"
-    assert whole == "save"  # refused for its missing labels, so nothing was begun
-    dies = start(
-        "import os; os.replace = lambda *a: os._exit(9); append(path, random_element(SIREN, (2,)), torch.arange(2))",
-        folder,
-    )
-    dies.communicate("go\n")
-    assert dies.returncode == 9
+    code = "import os; os.replace = lambda *a: os._exit(9); append(path, random_element(SIREN, (2,)), torch.arange(2))"
+    with process(code, folder) as dies:
+        go(dies)
+        assert dies.wait(100) == 9
     assert len(list(folder.glob(".*.tmp"))) == 1
     assert len(load(folder).element) == 7
     append(folder, random_element(SIREN, (2,)), torch.arange(2))
@@ -170,7 +173,9 @@ for call in (save, append):
     try: call(path, random_element(SIREN, (300,)), torch.arange(300))
     except OSError as error: print(error.errno, error.filename)
 """
-    lines = finish(start(code, folder)).splitlines()
+    with process(code, folder) as limited:
+        go(limited)
+        lines = finish(limited).splitlines()
     assert len(lines) == 2
     assert all(line.startswith("27 ") and str(folder) in line for line in lines)
     assert len(load(folder).element) == 7
@@ -213,7 +218,8 @@ def test_every_kind_of_index(tmp_path: Path, index: Any, shard_size: int | None)
     element = random_element(SIREN, (7,))
     save(tmp_path / "set", element, torch.arange(7), shard_size=shard_size)
     data = WeightSpaceDataset(tmp_path / "set")
-    expected = np.arange(7)[list(index) if isinstance(index, tuple) else np.array(index, int) if index == [] else index]
+    where = list(index) if isinstance(index, (tuple, list)) else index
+    expected = np.arange(7)[where if not isinstance(where, list) or where else slice(0)]
     got, labels = data[index]
     assert labels.tolist() == expected.tolist()
     assert_same(got, element[torch.as_tensor(np.array(expected))])
@@ -277,7 +283,10 @@ def test_lazy_conjugates_are_saved_as_values(tmp_path: Path) -> None:
     assert torch.equal(got["n"], column.imag.resolve_neg())
 
 
-@pytest.mark.parametrize("labels", [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3]), np.array([3, 2, 1])[::-1], [torch.tensor(i) for i in (1, 2, 3)]])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels",
+    [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3]), np.array([3, 2, 1])[::-1], [torch.tensor(i) for i in (1, 2, 3)]],
+)
 def test_labels_of_any_container(tmp_path: Path, labels: Any) -> None:
     save(tmp_path / "set", random_element(SIREN, (3,)), labels, columns={"psnr": [20.5, 21.0, 22.0]})
     got = load(tmp_path / "set")
@@ -378,8 +387,6 @@ def test_a_transform_is_applied_to_items_and_batches(folder: Path) -> None:
     ],
 )
 def test_manifests_made_to_harm(folder: Path, where: tuple[Any, ...], value: Any, message: str) -> None:
-    import json
-
     content = json.loads((folder / "manifest.json").read_text())
     inner = content
     for key in where[:-1]:

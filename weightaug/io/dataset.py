@@ -13,7 +13,7 @@ from weightaug._indexing import rows
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement, cat
 from weightaug.io.files import AnyPath, absolute
-from weightaug.io.manifest import COLUMN, LABELS, PARAMETER, Manifest, read_manifest
+from weightaug.io.manifest import COLUMN, LABELS, PARAMETER, Manifest, generation, read_manifest
 from weightaug.io.shards import Shard
 from weightaug.transforms import Transform
 
@@ -266,10 +266,11 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
 def _open(folder: Path, verify: bool) -> tuple[Manifest, list[Shard]]:
     """Opens all shards of one manifest; begins again if a writer replaces it meanwhile."""
     for _ in range(_ATTEMPTS):
+        before = generation(folder)
         manifest = read_manifest(folder)
         try:
             return manifest, [Shard(folder, entry, manifest.settings, verify) for entry in manifest.shards]
-        except FileNotFoundError:
-            if read_manifest(folder).sha256 == manifest.sha256:
+        except (OSError, ValueError):
+            if generation(folder) == before:
                 raise
     raise OSError(f"{folder}: was written again {_ATTEMPTS} times while it was opened; wait for its writer")

@@ -20,6 +20,7 @@ __all__ = [
     "SHARDS",
     "Manifest",
     "digest",
+    "generation",
     "read_manifest",
     "shard_name",
     "write_manifest",
@@ -68,6 +69,15 @@ def write_manifest(folder: Path, settings: Mapping[str, Any], shards: Sequence[M
     with temporary(folder, MANIFEST) as path:
         path.write_text(json.dumps(body | {"sha256": digest(body)}, indent=1) + "\n", encoding="utf-8")
         publish(path, folder / MANIFEST)
+
+
+def generation(folder: Path) -> tuple[int, int] | None:
+    """Differs after every write, even one that puts back an earlier content; None without a manifest."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def read_manifest(folder: Path) -> Manifest:

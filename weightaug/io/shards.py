@@ -104,7 +104,7 @@ class Shard:
         opened: Any = safe_open  # without types in safetensors
         try:
             self._file = opened(path, framework="pt", device="cpu")
-        except SafetensorError as error:
+        except (SafetensorError, RuntimeError) as error:
             raise ValueError(
                 f"{path}: expected a safetensors file, got {error}: the file is corrupt; {_FIX}"
             ) from error
