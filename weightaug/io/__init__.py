@@ -12,7 +12,8 @@ The manifest holds what the tensors cannot tell: the architecture with its activ
 offset, and the caller's ``metadata`` (how the INRs were fitted, coordinate order, class names, provenance).
 """
 
+from weightaug.io.conversion import Converted, convert
 from weightaug.io.dataset import Folder, Stored, WeightSpaceDataset, load
 from weightaug.io.writing import append, save
 
-__all__ = ["Folder", "Stored", "WeightSpaceDataset", "append", "load", "save"]
+__all__ = ["Converted", "Folder", "Stored", "WeightSpaceDataset", "append", "convert", "load", "save"]

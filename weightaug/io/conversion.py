@@ -1,0 +1,177 @@
+"""From folders of state dicts, one file a network, to a data set."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from weightaug.adapters import from_state_dicts
+from weightaug.architecture import Architecture
+from weightaug.element import WeightSpaceElement, stack
+from weightaug.io.dataset import WeightSpaceDataset
+from weightaug.io.files import AnyPath, absolute
+from weightaug.io.manifest import MANIFEST, digest
+from weightaug.io.writing import append, save
+
+__all__ = ["Converted", "convert"]
+
+_ENDINGS = (".pt", ".pth", ".safetensors", ".npz")
+_SOURCE = "source"
+
+
+class Converted(NamedTuple):
+    """What :func:`convert` has done.
+
+    Attributes:
+        sources: The files, in the order to which the column ``source`` of the data set refers.
+        size: Number of networks in the data set.
+        refused: The files that are not in it, each with the reason.
+    """
+
+    sources: tuple[Path, ...]
+    size: int
+    refused: dict[Path, str]
+
+
+def convert(
+    paths: AnyPath | Iterable[AnyPath],
+    architecture: Architecture,
+    *,
+    out: AnyPath,
+    labels: str | Callable[[Path], Any] | None = None,
+    names: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
+    chunk: int = 1000,
+    progress: Callable[[int], None] | None = None,
+) -> Converted:
+    """Makes a data set of files with one state dict each: ``.pt``, ``.pth``, ``.safetensors``, ``.npz``.
+
+    Files are read one by one (``weights_only``: no code in them runs) and written in chunks. A call that was
+    killed goes on where it stopped when it is repeated. A file that cannot be read does not end the work.
+
+    Args:
+        paths: A folder (searched with all below it), a glob pattern, or files; files from a folder or a pattern are
+            ordered by the numbers in their names, so that net10 follows net9.
+        architecture: Of all networks.
+        out: The folder of the data set. Its column ``source`` says from which file each network is.
+        labels: The key of the label in each file, or a function of a file's path; None for none.
+        names: Layer name -> parameter prefix, see :func:`weightaug.adapters.from_state_dicts`.
+        ignore: Keys of each file that are no parameters.
+        chunk: Networks per shard, and the most that a kill costs.
+        progress: Called with the number of files that are done.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If ``out`` holds another data set, or no file could be read; the message names the first reason.
+    """
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk!r}")
+    sources, folder = _sources(paths), absolute(out)
+    key = labels if isinstance(labels, str) else None
+    work = {
+        "sources": [str(p) for p in sources], "architecture": architecture.to_dict(), "labels": key or bool(labels),
+        "names": None if names is None else dict(names), "ignore": sorted(ignore),
+    }  # fmt: skip
+    metadata = {"converted": digest(work)}
+    done, dtype = _done(folder, metadata)
+    refused: dict[Path, str] = {}
+    rows: list[tuple[int, WeightSpaceElement, Any]] = []
+    count = len(done)
+
+    def write() -> None:
+        nonlocal count
+        element = stack([row[1] for row in rows])
+        own = None if labels is None else [row[2] for row in rows]
+        columns = {_SOURCE: torch.tensor([row[0] for row in rows], device="cpu")}
+        if count:
+            append(folder, element, own, columns=columns)
+        else:
+            save(folder, element, own, columns=columns, metadata=metadata)
+        count += len(rows)
+        rows.clear()
+
+    for number, path in enumerate(sources):
+        if number not in done:
+            try:
+                element, label = _network(path, architecture, names, (*ignore, *([key] if key else [])), key)
+                if dtype is not None and element.dtype != dtype:
+                    raise ValueError(f"expected {dtype} as in the files before, got {element.dtype}")
+                rows.append((number, element, labels(path) if callable(labels) else label))
+                dtype = element.dtype
+            except Exception as error:  # a damaged file fails in any way; the reason is told
+                refused[path] = f"{type(error).__name__}: {error}"
+        if len(rows) == chunk:
+            write()
+        if progress is not None:
+            progress(number + 1)
+    if rows:
+        write()
+    if not count:
+        path, reason = next(iter(refused.items()))
+        raise ValueError(f"none of {len(sources)} files could be read, first {path}: {reason}")
+    return Converted(sources, count, refused)
+
+
+def _sources(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
+    if isinstance(paths, (str, Path)) or not isinstance(paths, Iterable):
+        root = absolute(paths)
+        found: Sequence[Path] = (
+            [p for p in root.rglob("*") if p.suffix in _ENDINGS]
+            if root.is_dir()
+            else [root] if root.is_file() else [Path(p) for p in glob.glob(str(root), recursive=True)]
+        )  # fmt: skip
+        found = sorted((p for p in found if p.is_file()), key=_by_number)
+    else:
+        found = [absolute(p) for p in paths]
+    if not found:
+        raise FileNotFoundError(f"{paths}: expected files that end in {', '.join(_ENDINGS)}, found none")
+    return tuple(found)
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+
+
+def _done(folder: Path, metadata: Mapping[str, Any]) -> tuple[set[int], torch.dtype | None]:
+    """The files that an earlier call has converted."""
+    if not (folder / MANIFEST).exists():
+        return set(), None
+    data = WeightSpaceDataset(folder, verify=False)
+    if data.metadata != metadata:
+        raise ValueError(
+            f"{folder}: expected nothing or what this conversion began, got another data set; choose another folder"
+        )
+    return set(data.columns[_SOURCE].tolist()), data.networks(0).dtype
+
+
+def _network(
+    path: Path, architecture: Architecture, names: Mapping[str, str] | None, ignore: Collection[str], key: str | None
+) -> tuple[WeightSpaceElement, Any]:
+    content = _read(path)
+    element = from_state_dicts(content, architecture, names=names, ignore=ignore)
+    if element.batch_shape:
+        raise ValueError(f"expected one network, got a batch {tuple(element.batch_shape)}")
+    return element, None if key is None else torch.as_tensor(content[key], device="cpu").reshape(())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return dict(load_file(path, device="cpu"))
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
+    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model_state_dict"):  # of checkpoints
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise TypeError(f"expected a state dict, got {type(content).__name__}")
+    return {str(name): value for name, value in content.items()}
