@@ -1,0 +1,1 @@
+"""Mutated inputs for everything that reads; see test_readers.py."""
