@@ -3,6 +3,7 @@
 planted: copies made by random symmetries are found again. fitted: pairs of networks fitted to images
 (Fashion-MNIST with --data-dir, else scikit-learn's digits) by distance and by what their midpoint shows.
 objective and speed: against Git Re-Basin's weight matching, one pair at a time (tests/git_rebasin.py).
+small: how often the very optimum is found, by trying all. relu: whether positive scales help trained networks.
 Every part writes a JSON file and a figure into --out.
 """
 
@@ -26,6 +27,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
 
 from benchmarks.measuring.fitted_pairs import Fits, load_fits
+from benchmarks.measuring.relu_pairs import relu
+from benchmarks.measuring.small_pairs import small
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, _loops, act, cat
 from weightaug.fitting.conventions import ConventionName
@@ -33,11 +36,14 @@ from weightaug.matching import match
 
 THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 250}
 METHODS: dict[str, dict[str, Any]] = {
-    "permutation (Git Re-Basin)": {"symmetry": "permutation"},
+    "permutation (Git Re-Basin)": {"symmetry": "permutation", "starts": ("identity",)},
+    "permutation": {"symmetry": "permutation"},
     "permutation x sign": {"symmetry": "sign", "starts": ("identity",)},
     "full group": {},
     "full group, two starts": {"starts": ("identity", "forward")},
     "full group, thorough": THOROUGH,
+    "permutation, by function": {"symmetry": "permutation", "method": "function"},
+    "full group, by function": {"method": "function"},
 }
 
 
@@ -48,6 +54,8 @@ def main() -> None:
         "fitted": fitted,
         "objective": objective,
         "speed": speed,
+        "small": lambda args: shown("Pairs at the very optimum, 2-3-3-1", small(min(args.networks, 200))),
+        "relu": lambda args: shown("Trained ReLU networks, 2-32-32-1", relu(args.data_dir, min(args.images, 32))),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
@@ -83,6 +91,12 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     print(f"\n{title}")
     for line in [heads, *cells]:
         print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)))
+
+
+def shown(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prints a table and passes it on."""
+    table(title, rows)
+    return rows
 
 
 def squared(a: WeightSpaceElement, b: WeightSpaceElement) -> Tensor:
@@ -187,6 +201,8 @@ def fitted(args: argparse.Namespace) -> dict[str, Any]:
         shuffled = act(b, random_symmetry(b.architecture, len(b), (), generator))
         aligned = {"none": b, "random permutation": shuffled}
         for name, options in tqdm(METHODS.items(), desc=f"aligning {convention}", unit="method", dynamic_ncols=True):
+            if "method" in options:
+                options = {**options, "points": fits.coordinates}
             aligned[name] = act(b, match(a, b, generator=torch.Generator().manual_seed(0), **options))
         plain = squared(a, aligned["permutation (Git Re-Basin)"])
         rows, details = [], {}
@@ -230,7 +246,7 @@ def draw_fitted(results: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, len(results), figsize=(10, 4), layout="constrained")
     for axis, (convention, result) in zip(axes, results.items(), strict=True):
         plain = result["per pair"]["permutation (Git Re-Basin)"]["squared distance"]
-        for name in ("permutation x sign", "full group", "full group, thorough"):
+        for name in ("permutation x sign", "full group", "full group, by function"):
             axis.scatter(plain, result["per pair"][name]["squared distance"], s=7, alpha=0.6, label=name)
         low, high = 0, max(plain) * 1.03
         axis.plot([low, high], [low, high], color="grey", lw=1, label="no gain")
@@ -274,7 +290,7 @@ def objective(args: argparse.Namespace) -> list[dict[str, Any]]:
     random = references(a, b, "reference, random order")[0]
     rows = []
     for name, theirs, options in (
-        ("same order", forward, {"symmetry": "permutation"}),
+        ("same order", forward, {"symmetry": "permutation", "starts": ("identity",)}),
         ("both orders", random, {"symmetry": "permutation", "starts": ("identity", "reverse")}),
         ("full group", random, {}),
     ):
@@ -313,6 +329,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
             {"method": "reference", "pairs/s": len(a) / base, "ratio": 1.0, "assignments per pair": solved / len(a)}
         ]
         for name, options in (
+            ("permutation, from the identity", {"symmetry": "permutation", "starts": ("identity",)}),
             ("permutation", {"symmetry": "permutation"}),
             ("permutation x sign", {"symmetry": "sign", "starts": ("identity",)}),
             ("full group", {}),

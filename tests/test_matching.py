@@ -393,6 +393,23 @@ def test_function_matching_needs_networks_that_can_be_evaluated():
             match(networks(strange, 2), networks(strange, 2), method=method, points=torch.zeros(3, 2))
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from(["relu", "leaky_relu", "abs"]), st.integers(0, 10**6), st.floats(0, 1))
+def test_mixing_is_mixing_in_the_balanced_frame(activation, seed, lam):
+    # Scales are linear in the weights, so what was matched is what is mixed, wherever a stands.
+    arch = Architecture.mlp((2, 8, 8, 1), activation)
+    a, b = networks(arch, 3, seed=seed), networks(arch, 3, seed=seed + 1)
+    a = act(a, symmetry(arch, 3, seed=seed))
+    moved, points = act(b, match(a, b)), torch.rand(9, 2, dtype=torch.float64) - 0.5
+    rules = resolve(arch, "auto")
+    x, y = act(a, balance(a, rules)), act(moved, balance(moved, rules))
+
+    def mixed(p, q):
+        return WeightSpaceElement.unflatten(arch, lam * p.flatten() + (1 - lam) * q.flatten())(points)
+
+    torch.testing.assert_close(mixed(a, moved), mixed(x, y), rtol=1e-7, atol=1e-9)
+
+
 # -- many networks ---------------------------------------------------------------------------------------
 
 
