@@ -141,7 +141,7 @@ def test_functions_check_values_and_forms(call):
 # -- settings --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), "0.1", None, (0.1, 0.2, 0.3), True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), "0.1", None, (0.1, -0.2, 0.3), True])
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

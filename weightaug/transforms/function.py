@@ -17,6 +17,8 @@ from weightaug.transforms.base import Transform
 
 __all__ = ["Lambda"]
 
+_BY_NAME: dict[str, Callable[[WeightSpaceElement], WeightSpaceElement]] = {}  # compiled graphs cannot import
+
 
 @dataclass(frozen=True)
 class Lambda(Transform):
@@ -50,7 +52,7 @@ class Lambda(Transform):
         elif not isinstance(self.function, str):
             raise TypeError(f"Lambda: function must be callable, or 'module:name' of one, got {self.function!r}")
         if isinstance(self.function, str):
-            self._resolve(self.function)
+            _BY_NAME[self.function] = self._resolve(self.function)
 
     @classmethod
     def _leads_to(cls, name: str, function: object) -> bool:
@@ -72,11 +74,18 @@ class Lambda(Transform):
             raise TypeError(f"Lambda: {name!r} is no function, but {found!r}")
         return found  # type: ignore[no-any-return]
 
+    def _callable(self) -> Callable[[WeightSpaceElement], WeightSpaceElement]:
+        if not isinstance(self.function, str):
+            return self.function
+        if self.function not in _BY_NAME:  # in another process
+            _BY_NAME[self.function] = self._resolve(self.function)
+        return _BY_NAME[self.function]
+
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Tensor:
         return torch.empty((*element.batch_shape, 0), device=element.device)  # nothing, for each network
 
     def apply(self, element: WeightSpaceElement, params: Tensor) -> WeightSpaceElement:
-        result = (self._resolve(self.function) if isinstance(self.function, str) else self.function)(element)
+        result = self._callable()(element)
         check_element("Lambda: what the function returned", result)
         if result.architecture != element.architecture or result.batch_shape != element.batch_shape:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -133,7 +134,7 @@ class TestTime:
         answers = []
         for start in range(0, max(len(networks), 1), self.batch):
             piece = networks[start : start + self.batch]
-            answers.append(pytree.tree_map(lambda t, size=len(piece): _led_by(t, size), model(piece)))
+            answers.append(pytree.tree_map(functools.partial(_led_by, size=len(piece)), model(piece)))
         form = (self.n, len(element))
         return pytree.tree_map(lambda *parts: torch.cat(parts).unflatten(0, form).mean(0), *answers)
 
