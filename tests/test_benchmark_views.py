@@ -60,4 +60,4 @@ def test_differences_are_paired(tmp_path):
             cell = {"model": "mlp", "row": row, "seed": seed, "accuracy": score, "steps": 7}
             (tmp_path / "cells" / f"{row}{seed}.json").write_text(json.dumps(cell))
     table = views.table_of(tmp_path)
-    assert "| views-3 | 32.0 ± 67.9 | +2.0 ± 2.5 | 3 |" in table
+    assert "| views-3 | 32.0 ± 68.1 | +2.0 ± 2.5 | 3 |" in table

@@ -159,7 +159,7 @@ def test_what_cannot_be_refitted_is_named():
         wa.Refit(wa.GaussianNoise(), points=torch.zeros(0, 2))
     with pytest.raises(ValueError, match="finite coordinates, got 2 that are not"):
         wa.Refit(wa.GaussianNoise(), points=torch.full((1, 2), math.nan))
-    with pytest.raises(ValueError, match=r"Refit: steps must be in \[0, inf\], got -1"):
+    with pytest.raises(ValueError, match=r"Refit: steps must be finite and at least 0, got -1"):
         wa.Refit(wa.GaussianNoise(), points=8, steps=-1)
     refit = wa.Refit(wa.GaussianNoise(), points=(8, 8, 8))
     with pytest.raises(ValueError, match=r"take 2 inputs, got a grid of \(8, 8, 8\)"):
