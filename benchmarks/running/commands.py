@@ -60,8 +60,6 @@ def parsed(kind: type[T], arguments: list[str] | None, description: str | None, 
         with redirect_stderr(kept):
             call: Any = tyro.cli  # mypy cannot tell which of its forms takes a type variable
             return call(kind, args=arguments, description=description, default=default or kind())
-                kind, args=arguments, description=description, **({} if default is None else {"default": default})
-            )
     except SystemExit as error:
         if not error.code:
             raise
