@@ -31,7 +31,6 @@ from benchmarks.measuring.relu_pairs import relu
 from benchmarks.measuring.small_pairs import small
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, _loops, act, cat
-from weightaug.fitting.conventions import ConventionName
 from weightaug.matching import match
 
 THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 250}
@@ -194,7 +193,7 @@ def fitted(args: argparse.Namespace) -> dict[str, Any]:
     """Distance and midpoint PSNR of fitted pairs under each alignment."""
     results = {}
     for convention in ("siren", "authors"):
-        fits = load_fits(cast(ConventionName, convention), args.data_dir, args.images, args.fits)
+        fits = load_fits(convention, args.data_dir, args.images, args.fits)
         a, b, image_a, image_b = pairs_of(fits)
         half = len(a) // 2
         generator = torch.Generator().manual_seed(0)
@@ -318,12 +317,12 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     """Pairs per second on fitted networks, and the ratio to the reference, all in one run."""
     results = {}
     for convention in ("siren", "authors"):
-        fits = load_fits(cast(ConventionName, convention), args.data_dir, args.images, args.fits)
+        fits = load_fits(convention, args.data_dir, args.images, args.fits)
         x, y = fits.views
         # Pairs of different images as well, so that there are enough: view 0 with view 1 of the k-th next image.
         turns = range(-(-args.batch // len(x)))
         a = cat([x for _ in turns])[: args.batch]
-        b = cat([y.map(lambda t, k=k: t.roll(k, 0)) for k in turns])[: args.batch]
+        b = cat([y[torch.arange(len(y)).roll(k)] for k in turns])[: args.batch]
         _, base, solved = references(a, b, f"reference, {convention}")
         rows = [
             {"method": "reference", "pairs/s": len(a) / base, "ratio": 1.0, "assignments per pair": solved / len(a)}

@@ -105,16 +105,21 @@ def test_the_table_shows_the_figures_of_the_files(run):
             files.write_json(cell.path, {"settings": cell.settings, **outcome})
     (column,) = report.columns(cells)
     text = report.table(column)
-    assert "| No augmentation | 41.00 ± 1.00 | 38.5 to 43.5 | – | 68.30 ± 0.62 | 76.01 ± 1.20 | 68.84 ± 0.41 |" in text
-    assert "| Gaussian noise | 41.00 ± 1.41 (1 diverged) | 28.3 to 53.7 | +0.00 ± 0.00 | 68.53 ± 0.09 |" in text
-    assert "| MixUp | 40.00 (2 missing) | – | +0.00 | 74.36 ± 1.17 |" in text
-    assert "| Label smoothing | 44.00 ± 1.00 | 41.5 to 46.5 | +3.00 ± 0.00 | – | – | – | – |" in text
+    assert (
+        "| No augmentation | 41.00 ± 1.00 | 38.5 to 43.5 | – | – | – | – | – | 68.30 ± 0.62 | 76.01 ± 1.20 | 68.84 "
+        in text
+    )
+    assert (
+        "| Gaussian noise | 41.00 ± 1.41 (1 diverged) | 28.3 to 53.7 | +0.00 ± 0.00 | +0.00 to +0.00 | 1.000 |" in text
+    )
+    assert "| MixUp | 40.00 (2 missing) | – | +0.00 | – | – | – | – | 74.36 ± 1.17 |" in text
+    assert "| Label smoothing | 44.00 ± 1.00 | 41.5 to 46.5 | +3.00 ± 0.00 | +3.00 to +3.00 | < .001 | helps |" in text
     assert "no augmentation +31.0 points" in report.notes([column])
     assert "| Scale | – (3 diverged) | – | – |" in text
     lines = report.as_csv([column]).splitlines()
     assert lines[1].startswith("digits,dws,1,none,No augmentation,3,0,0,41.0,1.0,2.4841377")
-    assert lines[1].endswith(",0.0,0.0,3,68.3,0.62,76.01,1.2,68.84,0.41,79.58,3.01")
-    assert lines[4].startswith("digits,dws,1,scale,Scale,0,3,0,,,,,,0,67.99,")
+    assert lines[1].endswith(",0,,,,,,,68.3,0.62,76.01,1.2,68.84,0.41,79.58,3.01")
+    assert lines[4].startswith("digits,dws,1,scale,Scale,0,3,0,,,,,,0,,,,,,,67.99,")
     assert len(lines) == 1 + len(ROWS)
     tex = report.latex(column)
     assert r"Gaussian noise & 41.00 $\pm$ 1.41 (1 diverged) & 28.3 to 53.7 &" in tex
@@ -160,6 +165,8 @@ def test_the_canonical_row_turns_a_copy_in_other_symmetries_into_the_same_networ
     _, settings = run
     cell = next(c for c in table1.training_jobs(settings) if c.row == "canonical")
     networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
+    # In double precision, where the order of nearly equal neurons does not hang on rounding.
+    networks = dataclasses.replace(networks, element=networks.element[:].to(torch.float64))
     generator = torch.Generator().manual_seed(0)
     moved = wa.Compose((wa.Permute(), wa.SirenNegation(), wa.SirenBias()))(networks.element[:], generator=generator)
     other = dataclasses.replace(networks, element=moved)

@@ -3,7 +3,7 @@
 Each function takes the weights and biases of one network (lists of tensors without batch dimension), draws
 what it needs, and returns new lists: the same work as the batched transforms, in plain torch, without any
 checks. Written for this comparison; the structure (a Python loop over samples in a DataLoader worker, over
-layers inside) is that of the published code (FACTS 1a).
+layers inside) is that of the published code.
 """
 
 from __future__ import annotations

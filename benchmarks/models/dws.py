@@ -387,9 +387,10 @@ class EquivariantLayer(nn.Module):
                 written.append(to_matrices.pop(0).unsqueeze(2))
             if to_matrices:
                 read.append(to_matrices.pop().unsqueeze(1))
+        pair_maps: Any = self.pair_maps
         pairs = [
             F.linear(pair, linear.weight * self.scale).add_(w).add_(r)
-            for linear, pair, w, r in zip(self.pair_maps, features.pairs, written, read, strict=True)
+            for linear, pair, w, r in zip(pair_maps, features.pairs, written, read, strict=True)
         ]
         return Features(tuple(pairs), tuple(neurons), network)
 

@@ -75,7 +75,7 @@ class PerceptronReader(NetworkClassifier):
             self._frame = fit_frame(training_set[:FRAME_OF], generator=generator)
         numbers = self.numbers(self.prepare(training_set))
         self.centre.copy_(numbers.mean(0))
-        self.spread.copy_(numbers.std(0) if len(numbers) > 1 else 1)
+        self.spread.copy_(numbers.std(0) if len(numbers) > 1 else torch.ones_like(self.spread))
 
     def prepare(self, element: WeightSpaceElement) -> WeightSpaceElement:
         """The networks as :meth:`forward` expects them: aligned to the frame, if there is one."""

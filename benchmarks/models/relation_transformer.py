@@ -313,7 +313,8 @@ class RelationTransformer(NetworkClassifier):
     def _output_states(self, element: WeightSpaceElement) -> Tensor:
         nodes, edges, known = self.embed(element)
         in_blocks = self._in_blocks(edges)
-        for index, layer in enumerate(self.layers):
+        layers: Any = self.layers
+        for index, layer in enumerate(layers):
             if not layer.edge_rows:
                 edges = edges[:, edges.shape[1] - self.outputs :]
             kept = layer.sample(nodes, edges) if self.training and layer.dropout else ()

@@ -58,9 +58,8 @@ def parsed(kind: type[T], arguments: list[str] | None, description: str | None, 
     kept = io.StringIO()
     try:
         with redirect_stderr(kept):
-            return tyro.cli(
-                kind, args=arguments, description=description, **({} if default is None else {"default": default})
-            )
+            call: Any = tyro.cli  # mypy cannot tell which of its forms takes a type variable
+            return call(kind, args=arguments, description=description, default=default or kind())
     except SystemExit as error:
         if not error.code:
             raise

@@ -311,7 +311,7 @@ def as_csv(columns: Sequence[Column]) -> str:
             difference: tuple[Any, ...] = (None, None, 0, None, None, None, None, None)
             if compared is not None:
                 difference = (*compared.difference, *compared[1:])
-            last = list(summary.last.values())
+            mean_of_last = statistics.fmean(summary.last.values()) if summary.last else None
             of_paper: list[float | None] = []
             for their in column.published.values():
                 of_paper += TABLE1.get((row, their), (None, None))
@@ -320,7 +320,7 @@ def as_csv(columns: Sequence[Column]) -> str:
                 summary.deviation,
                 interval[1],
                 *difference,
-                statistics.fmean(last) if last else None,
+                mean_of_last,
                 *of_paper,
             ]
             writer.writerow(
@@ -337,11 +337,11 @@ def notes(tables: Sequence[Column]) -> str:
     seeds = sorted({record["settings"]["seed"] for record in records})
     lines = [
         "Accuracy: test accuracy in percent at the epoch of the best validation accuracy, mean ± standard deviation "
-        f"over the seeds ({', '.join(map(str, seeds))}); last epoch: after the last one. 95 % interval: of the mean, by "
-        "Student's t. Difference: to no augmentation, paired by seed (same initial weights, same order of networks), "
-        "± half of its 95 % interval by Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the paired "
-        f"t-test, after Holm's correction over the rows of the table. Verdict: helps or harms where that p is below "
-        f"{LEVEL:g}, else undecided.",
+        f"over the seeds ({', '.join(map(str, seeds))}); last epoch: after the last one. 95 % interval: of the mean, "
+        "by Student's t. Difference: to no augmentation, paired by seed (same initial weights and order of networks), "
+        "± half of its 95 % interval by Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the "
+        "paired t-test, after Holm's correction over the rows of the table. Verdict: helps or harms where that p is "
+        f"below {LEVEL:g}, else undecided.",
         "The intervals cover what a seed varies: initial weights, the order of the networks, and the augmentation. The "
         "split of the samples and the fitted networks are the same for all seeds, so what another split or other fits "
         "would give is not in them.",

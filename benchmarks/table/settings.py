@@ -25,7 +25,7 @@ from benchmarks.models.settings import (
 from benchmarks.running.commands import at_least, check_each, distinct, expect, positive, share
 from benchmarks.table.rows import PAPER_ROWS, ROWS
 
-PresetName = Literal["quick", "smoke", "small", "paper"]
+PresetName = Literal["quick", "smoke", "small", "published", "paper"]
 
 
 @dataclass(frozen=True)
@@ -283,3 +283,11 @@ PRESETS: dict[PresetName, Settings] = {
         ),
     ),
 }
+
+# The public INRs were not made by the stated recipe: 8,000 steps at its rate come near their statistics, 1,000 do not.
+PRESETS["published"] = replace(
+    PRESETS["small"],
+    preset="published",
+    datasets=("fashion-mnist",),
+    fit=replace(PRESETS["small"].fit, steps=8000, learning_rate=5e-4),
+)
