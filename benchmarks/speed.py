@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -148,7 +148,7 @@ class Figure:
         """The same row with the smaller of both times of each kind."""
         if other is None:
             return self
-        times = {}
+        times: dict[str, Any] = {}
         for name in [f.name for f in fields(self)][3:]:
             known = [t for t in (getattr(self, name), getattr(other, name)) if t is not None]
             times[name] = min(known, default=None)
@@ -184,7 +184,7 @@ def _fits() -> wa.WeightSpaceElement:
     from benchmarks.table.settings import PRESETS
 
     settings = PRESETS["quick"]
-    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element
+    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element[:]
 
 
 def _fitted(batch: int) -> wa.WeightSpaceElement:
@@ -238,7 +238,7 @@ def measure_one(options: Options, allocator: str, batch: int, name: str, compile
         function = torch.compile(work.transform.apply, fullgraph=True)
         function(element, params)
         eager, fast = (
-            [time_of(lambda f=f: f(element, params)) for _ in range(3)] for f in (work.transform.apply, function)
+            [time_of(partial(f, element, params)) for _ in range(3)] for f in (work.transform.apply, function)
         )
         figure.eager_apply, figure.compiled = min(eager), min(fast)
         torch._dynamo.reset()

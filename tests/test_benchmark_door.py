@@ -30,7 +30,7 @@ WRONG = {
     "--train.test 1.5": "train.test must be at least 0 and below 1, got 1.5",
     "--train.test .6 --train.validation .5": "below 1 together",
     "--train.batch 0": "train.batch must be at least 1, got 0",
-    "--train.batch 500": "train.batch must be at most 126, all networks of digits to train on, got 500",
+    "--train.batch 500": "train.batch must be at most 126, all of digits, got 500",
     "--train.test 0": "digits: the number of networks to test on must be at least 1, got 0",
     "--train.learning-rate -1": "train.learning-rate must be above 0, got -1",
     "--train.learning-rate nan": "train.learning-rate must be above 0, got nan",

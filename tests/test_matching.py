@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, _loops, act, stack
-from weightaug.matching import align_to, assign, canonicalize, distance, match, match_many, restarts, weight
+from weightaug.matching import align_to, assign, canonicalize, distance, function, match, match_many, restarts, weight
 from weightaug.matching.assignment import assign_again, unknown_prices
 from weightaug.matching.canonical import balance
 from weightaug.matching.descent import Pairs
@@ -326,6 +326,73 @@ def test_activation_matching_recovers_a_planted_copy(arch):
     assert squared(aligned, a).median() < (1e-12 if "relu" not in str(arch) else 0.5 * squared(a, b).median())
 
 
+def midpoint_error(a, b, points):
+    middle = WeightSpaceElement.unflatten(a.architecture, (a.flatten() + b.flatten()) / 2)
+    return (middle(points) - (a(points) + b(points)) / 2).square().mean((-1, -2))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from([x for x in ARCHITECTURES[:13] if x.hidden]), st.integers(0, 10**6), st.booleans())
+def test_function_matching_never_makes_the_midpoint_worse(arch, seed, plain):
+    a, b = networks(arch, 3, seed=seed), networks(arch, 3, seed=seed + 1)
+    points = torch.rand(20, arch.spaces[0].size, dtype=torch.float64) * 2 - 1
+    symmetry = "permutation" if plain else "auto"
+    moved = act(b, match(a, b, method="function", points=points, symmetry=symmetry))
+    same_function(moved, b)
+    error = midpoint_error(a, moved, points)
+    for other in (b, act(b, match(a, b, symmetry=symmetry))):
+        assert torch.all(error <= midpoint_error(a, other, points) * (1 + 1e-9) + 1e-18)
+
+
+def test_function_matching_beats_the_weights_at_the_midpoint_and_finds_copies():
+    a, b = networks(SINE, 12), networks(SINE, 12, seed=1)
+    points = torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    by_function = midpoint_error(a, act(b, match(a, b, method="function", points=points)), points)
+    by_weight = midpoint_error(a, act(b, match(a, b)), points)
+    assert by_function.mean() < 0.8 * by_weight.mean()
+    copy = act(a, symmetry(SINE, 12))
+    assert_same(act(copy, match(a, copy, method="function", points=points)), a)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES[:12], ids=NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_function_matching_in_other_dtypes(arch, dtype):
+    a, b = networks(arch, 2, dtype=dtype), networks(arch, 2, seed=1, dtype=dtype)
+    group = match(a, b, method="function", points=torch.rand(9, arch.spaces[0].size))
+    assert all(s is None or s.dtype == dtype for s in group.scale)
+    assert all(torch.equal(p.sort(-1).values, torch.arange(p.shape[-1]).expand_as(p)) for p in group.permutation)
+
+
+def test_function_matching_pair_by_pair_and_in_pieces(monkeypatch):
+    a, b = networks(SINE, 7), networks(SINE, 7, seed=1)
+    points = torch.rand(30, 2, dtype=torch.float64)
+    whole = match(a, b, method="function", points=points)
+    monkeypatch.setattr(function, "_ENTRIES", 3 * 30 * 8)
+    pieces = match(a, b, method="function", points=points)
+    alone = [match(x, y, method="function", points=points) for x, y in zip(a, b, strict=True)]
+    for s, (p, q) in enumerate(zip(whole.permutation, pieces.permutation, strict=True)):
+        assert torch.equal(p, q)
+        assert torch.equal(p, torch.stack([g.permutation[s] for g in alone]))
+    for batch in ((), (0,), (2, 3)):
+        x, y = networks(SINE, *batch), networks(SINE, *batch, seed=1)
+        assert match(x, y, method="function", points=points).permutation[0].shape == (*batch, 8)
+
+
+def test_function_matching_needs_networks_that_can_be_evaluated():
+    two = Architecture(
+        (Space("in", 2), Space("h", 4, Activation("tanh")), Space("u", 1), Space("v", 1)),
+        (Layer("first", "in", "h"), Layer("left", "h", "u"), Layer("right", "h", "v")),
+    )
+    for arch in (CONV, two):
+        with pytest.raises(ValueError, match=r"one output space and linear layers.*method='weight'"):
+            match(networks(arch, 2), networks(arch, 2), method="function", points=torch.zeros(3, 2))
+    with pytest.warns(UserWarning, match="unknown"):
+        strange = Architecture.mlp((2, 4, 1), Activation("swishy"))
+    for method in ("activation", "function"):
+        with pytest.raises(ValueError, match="evaluated, got 'swishy'"):
+            match(networks(strange, 2), networks(strange, 2), method=method, points=torch.zeros(3, 2))
+
+
 # -- many networks ---------------------------------------------------------------------------------------
 
 
@@ -557,8 +624,9 @@ def test_assignments_stay_on_the_gpu_if_they_can(monkeypatch):
         ({"symmetry": "rotation"}, "got 'rotation'"),
         ({"symmetry": ()}, "expected 'auto'"),
         ({"method": "magic"}, "'magic'"),
-        ({"method": "activation"}, "needs points"),
-        ({"points": torch.zeros(3, 2)}, "only that method"),
+        ({"method": "activation"}, "need points"),
+        ({"method": "function"}, "need points"),
+        ({"points": torch.zeros(3, 2)}, "'weight' takes none"),
         ({"method": "activation", "points": torch.zeros(3, 5)}, r"\(n, 2\)"),
         ({"method": "activation", "points": torch.full((3, 2), torch.nan)}, "finite"),
         ({"starts": ("nowhere",)}, "nowhere"),
@@ -701,6 +769,7 @@ def test_modes_change_nothing(mode):
         {"starts": STARTS, "kicks": 2},
         {"symmetry": "permutation"},
         {"method": "activation", "points": points},
+        {"method": "function", "points": points},
     ]
     for options in calls:
         expected = match(a, b, generator=torch.Generator().manual_seed(0), **options)

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from weightaug._differences import difference
-from weightaug._dtypes import check_weights_dtype, without_autocast
+from weightaug._dtypes import check_weights_dtype
 from weightaug._indexing import normalise
+from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
 
 __all__ = ["WeightSpaceElement", "cat", "collate", "stack"]
@@ -284,8 +285,7 @@ class WeightSpaceElement:
             )
         points = self._check_points(x, per_network)
         flat = x.to(self.dtype).reshape(*x.shape[: x.dim() - 1 - len(points)], math.prod(points), x.shape[-1])
-        with without_autocast(self.device):
-            output = self._evaluate(flat)
+        output = self._evaluate(flat)
         return output.reshape(*output.shape[:-2], *points, output.shape[-1])
 
     def _check_points(self, x: Tensor, per_network: bool | None) -> tuple[int, ...]:
@@ -314,6 +314,7 @@ class WeightSpaceElement:
             )
         return shape[len(batch) if per_network else 0 : -1]
 
+    @without_autocast
     def _evaluate(self, x: Tensor) -> Tensor:
         """The outputs ``(*batch, n, out)`` for coordinates ``(n, in)`` or ``(*batch, n, in)``."""
         arch, wiring = self.architecture, self.architecture.wiring

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from weightaug._arguments import check_factors, check_permutation, check_shifts
 from weightaug._differences import difference
 from weightaug._indexing import normalise
+from weightaug._modes import wide, without_autocast
 from weightaug.architecture import Activation, Architecture, Space
 from weightaug.element import WeightSpaceElement
 
@@ -48,7 +50,7 @@ class GroupElement:
     """A symmetry of an architecture: one permutation, factor and shift per hidden space, batched.
 
     Each tuple has one entry per hidden space (in the order of ``architecture.hidden``): a tensor
-    ``(*batch, size)``, or None for the identity.
+    ``(*batch, size)``, or None for the identity. The constructor checks nothing; :meth:`of` does.
 
     Args:
         architecture: The architecture that it acts on.
@@ -77,23 +79,42 @@ class GroupElement:
         scale: _Slots | None = None,
         shift: _Slots | None = None,
     ) -> GroupElement:
-        """A group element from the parts that are given; the others are the identity.
+        """A group element from the parts that are given; the others are the identity. Reads all values.
 
         Raises:
-            ValueError: If a part has not one entry per hidden space, or a factor or shift is given for a
-                space whose activation has no such symmetry.
+            TypeError: If a part is no tensor, or of another dtype.
+            ValueError: If a part has not one entry per hidden space or not one number per neuron, a permutation
+                is none, or the activation of a space does not keep the function for its factors or shifts.
         """
         none: _Slots = (None,) * len(architecture.hidden)
-        group = cls(architecture, permutation or none, scale or none, shift or none)
-        for part in ("permutation", "scale", "shift"):
-            entries = getattr(group, part)
+        parts = []
+        for name, part in (("permutation", permutation), ("scale", scale), ("shift", shift)):
+            if isinstance(part, Tensor):
+                raise TypeError(f"{name}: expected a tuple with one tensor or None per hidden space, got one tensor")
+            entries = none if part is None else tuple(part)
             if len(entries) != len(none):
                 raise ValueError(
-                    f"{part}: expected one entry for each of {len(none)} hidden spaces, got {len(entries)}"
+                    f"{name}: expected one entry for each of {len(none)} hidden spaces "
+                    f"{[space.name for space in architecture.hidden]}, got {len(entries)}; write None for the identity"
                 )
-        for space, scales, shifts in zip(architecture.hidden, group.scale, group.shift, strict=True):
-            _check_allowed(space, scales, shifts)
+            parts.append(entries)
+        group = cls(architecture, *parts)
+        for slot, space in enumerate(architecture.hidden):
+            if (p := group.permutation[slot]) is not None:
+                check_permutation(space, p)
+            if (a := group.scale[slot]) is not None:
+                check_factors(space, a)
+            if (k := group.shift[slot]) is not None:
+                check_shifts(architecture, slot, k)
+        group._check_batch()
         return group
+
+    def _check_batch(self) -> None:
+        try:
+            _ = self.batch_shape
+        except RuntimeError as error:
+            shapes = [tuple(t.shape) for t in pytree.tree_leaves(self)]
+            raise ValueError(f"group element: the batch dimensions of its parts differ: shapes {shapes}") from error
 
     # -- algebra -------------------------------------------------------------------------------------
 
@@ -101,6 +122,7 @@ class GroupElement:
         """Acts on an element: short for ``act(element, self, kind)``."""
         return act(element, self, kind)
 
+    @without_autocast
     def compose(self, first: GroupElement) -> GroupElement:
         """The element that acts like ``first`` and then ``self``: ``g.compose(h)(x) == g(h(x))``.
 
@@ -127,6 +149,7 @@ class GroupElement:
     def __matmul__(self, first: GroupElement) -> GroupElement:
         return self.compose(first)
 
+    @without_autocast
     def inverse(self) -> GroupElement:
         """The element that undoes this one: ``g.inverse()(g(x)) == x``."""
         permutations, scales, shifts = [], [], []
@@ -237,6 +260,7 @@ def _check_allowed(space: Space, scale: Tensor | None, shift: Tensor | None) -> 
         )
 
 
+@without_autocast
 def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POINT) -> WeightSpaceElement:
     """Applies a group element to weights (or to steps or gradients): the one function behind every symmetry.
 
@@ -250,8 +274,9 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
         kind: What the tensors are; see :class:`Kind`.
 
     Raises:
-        ValueError: If the architectures differ, or a factor or shift is given for a space whose activation
-            has no such symmetry.
+        ValueError: If the architectures differ, a part has not one number per neuron, or a factor or shift is
+            given for a space whose activation has no such symmetry. Values are checked where group elements
+            are made, by :meth:`GroupElement.of`.
     """
     arch = element.architecture
     if group.architecture is not arch and group.architecture != arch:
@@ -259,7 +284,7 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
             "the group element is for another architecture: the networks' and the group element's differ in "
             f"{difference(arch, group.architecture)}"
         )
-    element = _broadcast(element, group)
+    element, group = _fitted(element, group)
     rows, columns, offsets = _factors(element.dtype, group, kind)
     batch = element.batch_shape
     sources = [None if p is None else _flat_index(p.expand(*batch, p.shape[-1])) for p in group.permutation]
@@ -285,13 +310,32 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
     return WeightSpaceElement(arch, tuple(weights), tuple(biases))
 
 
-def _broadcast(element: WeightSpaceElement, group: GroupElement) -> WeightSpaceElement:
-    batch = element.batch_shape
-    parts = (*group.permutation, *group.scale, *group.shift)
-    if all([t is None or t.shape[:-1] == batch for t in parts]):
-        return element
-    shape = torch.broadcast_shapes(batch, group.batch_shape)
-    return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :]))
+def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpaceElement, GroupElement]:
+    """Both with one batch shape, on the device of the element."""
+    batch, device = element.batch_shape, element.device
+    equal = True
+    for part in (group.permutation, group.scale, group.shift):
+        for tensor, space in zip(part, group.architecture.hidden, strict=True):
+            if tensor is None:
+                continue
+            if tensor.dim() == 0 or tensor.shape[-1] != space.size:
+                raise ValueError(
+                    f"space {space.name!r}: a group element needs shape (*batch, {space.size}), one entry for each "
+                    f"neuron, got {tuple(tensor.shape)}; GroupElement.of checks the parts"
+                )
+            equal = equal and tensor.shape[:-1] == batch
+            if tensor.device != device:
+                return _fitted(element, group.to(device))
+    if equal:
+        return element, group
+    try:
+        shape = torch.broadcast_shapes(batch, group.batch_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"a group element of batch shape {tuple(group.batch_shape)} does not fit networks of batch shape "
+            f"{tuple(batch)}; expected the same, or shapes that broadcast"
+        ) from error
+    return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :])), group
 
 
 def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slots, _Slots, _Slots]:
@@ -304,6 +348,7 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
         _check_allowed(space, scale, shift)
         activation = space.activation
         assert activation is not None
+        scale = None if scale is None else scale.to(dtype)
         row, column = scale, _output_factor(activation, scale)
         if kind is Kind.COTANGENT and activation.positively_homogeneous:
             row = None if row is None else row.reciprocal()
@@ -320,7 +365,7 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
             period = activation.half_period
             assert period is not None
             if kind is Kind.POINT:
-                offset = shift.to(dtype) * period
+                offset = (shift.to(wide(dtype)) * period).to(dtype)
         rows.append(row)
         columns.append(column)
         offsets.append(offset)

@@ -107,9 +107,9 @@ def load_shapes(path: str | Path, split: Split | None = None) -> list[ShapeSampl
     labels = {name: label for label, name in enumerate(sorted({entry[0] for entry in found}))}
     samples = []
     for class_name, part, file, member, crc in sorted(found):
-        assert part in ("train", "test")
-        if split in (None, part):
-            samples.append(ShapeSample(source, member, file[:-4], class_name, labels[class_name], part, crc))
+        official: Split = "train" if part == "train" else "test"
+        if split in (None, official):
+            samples.append(ShapeSample(source, member, file[:-4], class_name, labels[class_name], official, crc))
     return samples
 
 

@@ -159,13 +159,13 @@ class Source(NamedTuple):
 
     Attributes:
         load: Reads it; takes the folder of the data, or None.
-        count: Number of images.
+        size: Number of images.
         classes: Number of classes.
         splits: Images to train, validate and test on; None if the settings draw them.
     """
 
     load: Callable[[Path | None], Images]
-    count: int
+    size: int
     classes: int
     splits: tuple[range, range, range] | None = None
 

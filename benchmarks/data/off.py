@@ -214,7 +214,8 @@ def _one_a_line(lines: list[Line], count: int) -> list[Line] | None:
 def _in_a_stream(lines: list[Line], count: int, vertices: int) -> list[Line] | None:
     """Faces without colours, whose numbers must come out even."""
     words = [word for line in lines for word in line]
-    rows, start = [], 0
+    rows: list[Line] = []
+    start = 0
     while start < len(words) and len(rows) < count:
         size = _size(words[start])
         if size < 2:  # so that what is read from a wrong place does not come out even by chance

@@ -70,7 +70,7 @@ class Stacked:
             return scores
 
         # Dropout draws for every model anew.
-        return torch.func.vmap(one, randomness="different")(self.parameters, self.buffers, networks)
+        return torch.func.vmap(one, randomness="different")(dict(self.parameters), self.buffers, networks)
 
     def step(self, networks: WeightSpaceElement, labels: Tensor, loss: Loss) -> Tensor:
         """One training step of every model.

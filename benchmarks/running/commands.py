@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def command(*more: type[BaseException]) -> Iterator[None]:
+def command(*more: type[Exception]) -> Iterator[None]:
     """Ends the program with one line where the user, the disk or the installation is to blame.
 
     Args:
@@ -32,7 +32,9 @@ def command(*more: type[BaseException]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted") from None
-    except (OSError, ValueError, ImportError, *more) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, ImportError, *more)):
+            raise
         raise SystemExit(f"\n{said(error)}") from error
 
 

@@ -9,12 +9,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scipy.stats import t as student
 
-from benchmarks.data.settings import SHAPES
-from benchmarks.models.settings import MODEL_LABELS
+from benchmarks.data.settings import SHAPES, DatasetName
+from benchmarks.models.settings import MODEL_LABELS, ModelName
 from benchmarks.running.files import read_json, write_text
 from benchmarks.table import published
 from benchmarks.table.cell import Cell
@@ -30,12 +30,12 @@ class Interval(NamedTuple):
     Attributes:
         mean: The mean.
         half: Half the width, by Student's t; nan for a single value, which says nothing about spread.
-        count: Number of values.
+        seeds: Number of values.
     """
 
     mean: float
     half: float
-    count: int
+    seeds: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval | None:
@@ -145,8 +145,8 @@ class Column(NamedTuple):
         rows: Summaries by the name of the row.
     """
 
-    dataset: str
-    model: str
+    dataset: DatasetName
+    model: ModelName
     views: int
     rows: dict[str, Summary]
 
@@ -158,7 +158,7 @@ class Column(NamedTuple):
     @property
     def published(self) -> dict[str, published.Column]:
         """The paper's columns that stand beside it, by their heads: all of its data set with as many coordinates."""
-        name = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
+        name: Literal["ModelNet40", "FMNIST"] = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
         short = {"dws": "DWS", "relation-transformer": "GNN"}
         return {
             f"paper: {short[model]}, {views} v.": published.Column(name, model, views)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from weightaug._dtypes import without_autocast
+from weightaug._modes import without_autocast
 from weightaug.adapters._effective import copied
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement

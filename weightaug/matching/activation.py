@@ -16,19 +16,26 @@ from weightaug.matching.rules import Rule
 __all__ = ["check_points", "match_activations"]
 
 
-def check_points(points: Tensor, architecture: Architecture) -> None:
+def check_points(points: Tensor, architecture: Architecture, *, whole: bool = False) -> None:
     """Checks coordinates at which networks are to be compared.
+
+    Args:
+        points: The coordinates.
+        architecture: Of the networks.
+        whole: Whether their outputs are compared, too.
 
     Raises:
         TypeError: If they are no tensor of real numbers.
         ValueError: If they do not fit the networks, are none, or not finite; or if such networks cannot be evaluated.
     """
     wiring = architecture.wiring
-    if len(wiring.inputs) != 1 or any(layer.kernel for layer in architecture.layers):
+    several = len(wiring.inputs) != 1 or (whole and len(wiring.outputs) != 1)
+    if several or any(layer.kernel for layer in architecture.layers):
+        needs = "one input space, one output space" if whole else "one input space"
+        names = [[space.name for space in spaces] for spaces in (architecture.inputs, architecture.outputs)]
         raise ValueError(
-            "matching at points needs one input space and linear layers, got inputs "
-            f"{[s.name for s in architecture.inputs]} and kernels {[l.kernel for l in architecture.layers]}; use "
-            "method='weight'"
+            f"matching at points needs {needs} and linear layers, got inputs {names[0]}, outputs {names[1]} and "
+            f"kernels {[l.kernel for l in architecture.layers]}; use method='weight'"
         )
     unknown = [s.activation.name for s in architecture.hidden if s.activation and not s.activation.is_known]
     if unknown:

@@ -95,8 +95,7 @@ class Refinement:
             for l in range(len(x.weights))
         ]
         self.biases = [self._biases(s) for s in range(len(self.rules))]
-        order = [wiring.hidden.index(space) for space in wiring.order if space in wiring.hidden]
-        self.order = order
+        self.order = [wiring.hidden.index(space) for space in wiring.order if space in wiring.hidden]
         self.sizes = [space.size for space in x.architecture.hidden]
 
     def _biases(self, slot: int) -> tuple[Tensor, Tensor]:
@@ -120,26 +119,27 @@ class Refinement:
     # -- colours -------------------------------------------------------------------------------------
 
     def _incoming(self, slot: int, colours: Sequence[Tensor], turn: int, part: Tensor) -> Tensor:
-        states, total = self.states[slot], self.biases[slot][0][part]
+        states, total = self.states[slot], _of(self.biases[slot][0], part)
         wiring = self.x.architecture.wiring
         for l, edges in enumerate(self.edges):
             if wiring.write_slots[l] == slot:
                 read = wiring.read_slots[l]
                 factor = self.ends[l][1].columns
                 odd, even = self._around(colours, read, wiring.reads[l], l, factor, turn, len(part))
-                sums = matmul(edges.odd[part], odd) * states.rows + matmul(edges.even[part], even)
+                sums = matmul(_of(edges.odd, part), odd) * states.rows + matmul(_of(edges.even, part), even)
                 total = total + (1 + l / 7) * _relative(sums)
         return _relative(total)
 
     def _outgoing(self, slot: int, colours: Sequence[Tensor], turn: int, part: Tensor) -> Tensor:
-        states, total = self.states[slot], torch.zeros_like(self.biases[slot][0][part])
+        states, total = self.states[slot], torch.zeros_like(_of(self.biases[slot][0], part))
         wiring = self.x.architecture.wiring
         for l, edges in enumerate(self.edges):
             if wiring.read_slots[l] == slot:
                 write = wiring.write_slots[l]
                 factor = self.ends[l][0].rows
                 odd, even = self._around(colours, write, wiring.writes[l], l, factor, turn, len(part))
-                sums = matmul(edges.odd[part].mT, odd) * states.columns + matmul(edges.even[part].mT, even)
+                back = _of(edges.odd, part).mT, _of(edges.even, part).mT
+                sums = matmul(back[0], odd) * states.columns + matmul(back[1], even)
                 total = total + (1 + l / 7) * _relative(sums)
         return _relative(total)
 
@@ -175,18 +175,17 @@ class Refinement:
         return _relative(total)
 
     def _refine(self, colours: list[Tensor], turn: int, part: Tensor) -> list[Tensor]:
-        """One round over all spaces; also leaves each vertex's last sums, to choose between equal ones."""
-        self.last: list[Tensor] = [torch.empty(0)] * len(colours)
+        """One round over all spaces, in place; returns the sums of each vertex, ``(B, n * S)``."""
+        sums = [torch.zeros_like(c) for c in colours]
         for s in self.order:
             for key in (
                 self._incoming(s, colours, turn, part),
                 self._outgoing(s, colours, turn, part),
                 self._own(s, colours, turn, len(part)),
             ):
-                key = key.flatten(1)
-                self.last[s] = key if not self.last[s].numel() else self.last[s] + key
-                colours[s] = _split(colours[s], key, self.tolerance)
-        return colours
+                sums[s] += key.flatten(1)
+                colours[s] = _split(colours[s], key.flatten(1), self.tolerance)
+        return sums
 
     # -- the representative --------------------------------------------------------------------------
 
@@ -203,11 +202,11 @@ class Refinement:
         vertices = sum(t.shape[1] for t in whole)
         while len(part):
             turn += 1
-            colours = self._refine(colours, turn, part)
+            sums = self._refine(colours, turn, part)
             now = torch.stack([c.amax(1) + 1 for c in colours]).sum(0)
             stuck = ((now == classes) & (now < vertices)).nonzero().squeeze(1)
             if len(stuck):
-                self._tell_apart(colours, stuck, part)
+                self._tell_apart(colours, sums, stuck, part)
             classes = now
             done = torch.stack([c.amax(1) + 1 for c in colours]).sum(0) == vertices
             if bool(done.any()):
@@ -216,11 +215,12 @@ class Refinement:
                 part, colours, classes = part[~done], [c[~done] for c in colours], classes[~done]
         return self._group(whole)
 
-    def _tell_apart(self, colours: list[Tensor], stuck: Tensor, part: Tensor) -> None:
+    def _tell_apart(self, colours: list[Tensor], sums: list[Tensor], stuck: Tensor, part: Tensor) -> None:
         """Gives vertices that share a colour colours of their own, in place, for some networks of the part.
 
         All at once where they are connected to no other neuron that shares a colour, since then it does not matter
-        which is which; else one vertex, and what follows from it is left to the next round.
+        which is which; else one vertex, and what follows from it is left to the next round. Their last sums decide, as
+        far as they differ by less than the tolerance.
         """
         mine = [c[stuck] for c in colours]
         shared = []
@@ -243,12 +243,12 @@ class Refinement:
         free = [(t & ~b.unsqueeze(2)).flatten(1) for t, b in zip(shared, bound, strict=True)]
         for s, mask in enumerate(free):
             waiting &= ~mask.any(1)
-            rank = torch.where(mask, self.last[s][stuck].argsort(1).argsort(1).to(self.x.dtype), -1.0)
+            rank = torch.where(mask, sums[s][stuck].argsort(1).argsort(1).to(self.x.dtype), -1.0)
             mine[s] = _split(mine[s], rank / _positive(rank.amax(1, keepdim=True)), 0.0)
         for s in self.order:
             candidates = shared[s].flatten(1) & waiting.unsqueeze(1)
             first = torch.where(candidates, mine[s], torch.inf).amin(1, keepdim=True)
-            chosen = torch.where(mine[s] == first, self.last[s][stuck], torch.inf).argmin(1, keepdim=True)
+            chosen = torch.where(mine[s] == first, sums[s][stuck], torch.inf).argmin(1, keepdim=True)
             mark = torch.zeros_like(mine[s]).scatter_(1, chosen, -1.0)
             mine[s] = _split(mine[s], torch.where(first < torch.inf, mark, 0.0), 0.0)
             waiting &= ~candidates.any(1)
@@ -278,6 +278,11 @@ class Refinement:
         return GroupElement.of(
             self.x.architecture, permutation=tuple(permutations), scale=tuple(scales), shift=tuple(shifts)
         )
+
+
+def _of(t: Tensor, part: Tensor) -> Tensor:
+    """Some networks of a batch, in their order; all of them without a copy."""
+    return t if len(part) == len(t) else t[part]
 
 
 def _random(numbers: Tensor, which: float) -> Tensor:

@@ -17,6 +17,7 @@ from weightaug.matching.annealing import anneal
 from weightaug.matching.assignment import on_device_solver
 from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, topological_slots, unflat
 from weightaug.matching.descent import BLOCK, Pairs
+from weightaug.matching.function import match_functions
 from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick, random_moves
 from weightaug.matching.rules import Rule, Symmetry, check_count, check_generator, check_pair, resolve
@@ -27,7 +28,7 @@ __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "sol
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("forward",)
 INVARIANT_STARTS = ("forward", "backward", "canonical")
-_KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
+_KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns; fewer mostly fall back
 
 _TIE_BREAKS = 4  # tries to settle ties, for pairs that may be copies
 _NEARLY_HARD: dict[str, Any] = {"steps": 8, "hot": 1e-3, "cold": 1e-5, "noise": 1.0}
@@ -37,6 +38,7 @@ _PIECE = 512  # pairs that are prepared at a time
 _CHUNK = 256  # pairs that a thread works on at a time
 
 Method = Literal["weight", "activation", "function"]
+METHODS = ("weight", "activation", "function")
 
 
 @undisturbed
@@ -66,12 +68,17 @@ def match(
     ``method="activation"`` matches the values of the hidden neurons at ``points`` instead, one assignment
     per space.
 
+    ``method="function"`` looks for the symmetry with which the mid-point of a and ``act(b, g)`` computes the mean
+    of the two functions at ``points``, in the mean square: from the weight matching, 50 steps that follow the
+    gradient of that error, each with a hard assignment. At the points, the error is never larger than that of the
+    weight matching or of no matching; the distance usually is. Some 200 points do; more cost more.
+
     Args:
         a: The networks to align to, of any batch shape.
         b: The networks to align, of the same architecture and batch shape.
         symmetry: ``"auto"`` for every symmetry that the activations allow, ``"permutation"`` for the
             paper's, or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``.
-        method: ``"weight"`` or ``"activation"``.
+        method: ``"weight"``, ``"activation"`` or ``"function"``.
         starts: Where the weight matching starts; for each pair the best result is kept. ``"identity"``,
             ``"reverse"`` (the identity, spaces visited from last to first), ``"forward"`` (each space by its
             incoming weights, inputs first: finds a planted copy exactly), ``"backward"``, ``"anneal"`` (soft
@@ -81,7 +88,7 @@ def match(
         kicks: How often a part of the neurons of the best result is shuffled, and the descent repeated from
             there, to leave local optima. The closest alignments take ``starts=("identity", "forward",
             "anneal")`` and some 100 kicks.
-        points: Coordinates ``(n, in)`` for ``method="activation"``.
+        points: Coordinates ``(n, in)`` for ``method="activation"`` and ``"function"``.
         max_sweeps: Limit on the visits per hidden space and start.
         generator: Source of random starts and kicks, on the CPU; None for torch's global one.
 
@@ -98,12 +105,12 @@ def match(
     """
     check_pair(a, b)
     rules = resolve(a.architecture, symmetry)
-    if method not in ("weight", "activation"):
-        raise ValueError(f"method: expected 'weight' or 'activation', got {method!r}")
-    if (points is not None) != (method == "activation"):
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    if (points is not None) != (method != "weight"):
         raise ValueError(
-            f"method={method!r}, points {'given' if points is not None else 'missing'}: activation matching needs "
-            "points=coordinates of shape (n, in), and only that method takes them"
+            f"method={method!r}, points {'given' if points is not None else 'missing'}: 'activation' and 'function' "
+            "need points=coordinates of shape (n, in), and 'weight' takes none"
         )
     check_count("kicks", kicks, 0)
     check_count("max_sweeps", max_sweeps, 1)
@@ -111,22 +118,25 @@ def match(
     if method != "weight" and (starts is not None or kicks):
         raise ValueError(f"method={method!r} takes no starts and no kicks; they belong to method='weight'")
     if starts is None:
-        starts = ("identity",) if symmetry == "permutation" else DEFAULT_STARTS
+        starts = ("identity", "forward") if symmetry == "permutation" else DEFAULT_STARTS
     check_starts(starts)
     if points is not None:
-        check_points(points, a.architecture)
+        check_points(points, a.architecture, whole=method == "function")
     if not rules:
         return GroupElement.identity(a.architecture)
     device = working_device(a)
+    precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
     def align(a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
         a, b = flat64(a, device), flat64(b, device)
         balance_a, balance_b = balance(a, rules), balance(b, rules)
         a, b = act(a, balance_a), act(b, balance_b)
-        if points is not None:
+        if points is not None and method == "activation":
             moves = match_activations(a, b, rules, points)
         else:
             moves, _ = solve(a, b, rules, starts, kicks, max_sweeps=max_sweeps, generator=generator)
+        if points is not None and method == "function":
+            moves = match_functions(a, b, rules, points, moves, dtype=precision)
         return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
 
     if len(a.batch_shape) != 1 or len(a) <= _PIECE:
@@ -312,7 +322,8 @@ def solve(
         for k in range(kicks if len(forward) > 1 else 0):  # one space alone has no local optima
             slot = forward[k % len(forward)]
             # The others first: the kicked space would only go back.
-            consider(kick(best, slot, _KICK, random), [*(s for s in forward if s != slot), slot])
+            part = _KICKS[k // len(forward) % len(_KICKS)]
+            consider(kick(best, slot, part, random), [*(s for s in forward if s != slot), slot])
         return best, reached
 
     # Each chunk draws from its own generator, whatever order the threads run in.

@@ -15,7 +15,8 @@ from weightaug.evaluation import evaluate, psnr_of_values
 from weightaug.fitting.descent import Adam, fit
 from weightaug.fitting.modes import ordinary, undisturbed
 from weightaug.points import Points, points_of, sizes_of
-from weightaug.transforms.base import Params, Preserves, Transform, check_range
+from weightaug.transforms import settings
+from weightaug.transforms.base import Params, Preserves, Transform
 from weightaug.transforms.mixing import Mixup, Pool
 
 __all__ = ["Refit", "RefitParams"]
@@ -79,8 +80,8 @@ class Refit(Transform):
                     f"Refit would undo {inner!r}, which moves the input exactly; put it outside: "
                     f"Compose(({type(inner).__name__}(...), Refit(...)))"
                 )
-        check_range(self, "steps", self.steps, 0)
-        check_range(self, "learning_rate", self.learning_rate, 0)
+        settings.integer(self, "steps", 0)
+        settings.number(self, "learning_rate", 0)
         if isinstance(self.points, Tensor):
             object.__setattr__(self, "points", Points(self.points))
         elif not isinstance(self.points, Points):
