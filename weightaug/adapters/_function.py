@@ -62,7 +62,6 @@ def check_functions(modules: Sequence[nn.Module], element: WeightSpaceElement) -
             raise ValueError(_other_function(place, arch, difference, tolerance, calls))
 
 
-@without_autocast
 def _evaluate(
     module: nn.Module, x: Tensor, double: torch.dtype, own: torch.dtype, place: str
 ) -> tuple[object, torch.dtype, list[str]]:
