@@ -516,6 +516,33 @@ class Architecture:
             omegas[0] = first_omega
         return cls.mlp(sizes, [Activation("sine", w) for w in omegas], output_offset=output_offset)
 
+    @classmethod
+    def from_module(cls, module: nn.Module, example_input: Any, *, check: bool = True) -> Architecture:
+        """The architecture of a module, by following every axis of every tensor through its operators.
+
+        Convolution, BatchNorm and other norms, residual and branched streams, flattening, attention, gated units and
+        embeddings are understood from their operators, whatever the module is called. What is not understood is
+        refused. The module itself stays as it is; symmetries are those in eval mode.
+
+        Args:
+            module: Any module without control flow that depends on values.
+            example_input: What it takes, small: a tensor, a tuple of arguments, or a dict of named ones. Sizes other
+                than those of the batch may decide what is found, positions for example.
+            check: Whether to apply a random symmetry to a copy in double precision, and to compare what it computes.
+
+        Returns:
+            An architecture with one space for every set of positions that move together. Its elements evaluate by the
+            module.
+
+        Raises:
+            TypeError: If module is no module.
+            ValueError: If the module cannot be exported, an operator is not understood (the message names the module
+                and the operator), or no symmetry is found.
+        """
+        from weightaug.tracing import derive
+
+        return derive(module, example_input, check=check)
+
     # -- look-ups ------------------------------------------------------------------------------------
 
     @property
@@ -537,6 +564,12 @@ class Architecture:
     def bias_shape(self, layer: int) -> tuple[int, ...] | None:
         """Shape of a layer's bias without batch dimensions, or None if it has none."""
         return (self.spaces[self.wiring.writes[layer]].size,) if self.layers[layer].bias else None
+
+    def describe(self) -> str:
+        """A table of the hidden spaces: size, symmetries, what writes and reads them; and how much they cover."""
+        from weightaug.table import describe_table
+
+        return describe_table(self)
 
     # -- JSON ----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from weightaug.axes import Axis, Factor, TensorSpec
 
 if TYPE_CHECKING:
-    from weightaug.architecture import Layer, Space
+    from weightaug.architecture import Architecture, Layer, Space
 
-__all__ = ["Move", "Plan", "check_table", "expand_layers", "plan_table"]
+__all__ = ["Move", "Plan", "check_table", "describe_table", "expand_layers", "plan_table"]
 
 
 class Move(NamedTuple):
@@ -197,3 +198,42 @@ def _plan(
     moves.sort(key=lambda move: move.outer is not None)  # stable
     sizes = tuple([factor.size for factor in factors])
     return Plan(shape, None if sizes == shape else sizes, tuple(moves), eps, carrier)
+
+
+def describe_table(architecture: Architecture) -> str:
+    """One line for every hidden space, and one for what they cover; see ``Architecture.describe``."""
+    writers: dict[str, list[str]] = {space.name: [] for space in architecture.spaces}
+    readers: dict[str, list[str]] = {space.name: [] for space in architecture.spaces}
+    others: dict[str, list[str]] = {space.name: [] for space in architecture.spaces}
+    moved = 0
+    fixed = {space.name for space in architecture.spaces if space.activation is None}
+    for spec in architecture.tensors:
+        roles = [r for axis in spec.axes for section in axis for f in section for r in f.roles if r[0] not in fixed]
+        moved += math.prod(spec.shape) if roles else 0
+        for name, degree in dict.fromkeys(roles):
+            (writers if degree > 0 else readers if degree < 0 else others)[name].append(spec.name)
+    lines = []
+    for space in architecture.hidden:
+        where = "".join(
+            f"; {text} {other}"
+            for text, other in (("permutes with", space.permutes_with), ("within", space.within))
+            if other is not None
+        )
+        lines.append(f"{space.name} ({space.size}): {', '.join(space.symmetries)}{where}")
+        for verb, names in (
+            ("written by", writers[space.name]),
+            ("read by", readers[space.name]),
+            ("followed by", others[space.name]),
+        ):
+            if names:
+                lines.append(f"    {verb} {_short(names)}")
+    share = 100 * moved / max(architecture.num_parameters, 1)
+    lines.append(
+        f"{len(architecture.hidden)} spaces; {architecture.num_parameters} parameters and statistics in "
+        f"{len(architecture.tensors)} tensors, all declared, {share:.1f} % in tensors that follow a space"
+    )
+    return "\n".join(lines)
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"

@@ -14,6 +14,7 @@ from weightaug.architecture import Architecture
 from weightaug.evaluation import arguments, skeleton
 from weightaug.tracing import rules, rules_layers
 from weightaug.tracing.calls import RULES, Call
+from weightaug.tracing.check import check_symmetries
 from weightaug.tracing.dims import fix, fresh
 from weightaug.tracing.emit import emit
 from weightaug.tracing.values import Refused, Value, fixed
@@ -27,12 +28,13 @@ _LOOKS_AT_STALE = {"select", "unbind", "transpose", "permute", "view", "reshape"
 _NO_RESULT = {"_assert_tensor_metadata", "sym_constrain_range_for_size", "_assert_scalar"}
 
 
-def derive(module: nn.Module, example_input: Any) -> Architecture:
+def derive(module: nn.Module, example_input: Any, *, check: bool = True) -> Architecture:
     """The architecture of a module, from the operators that it calls on an example.
 
     Args:
         module: Any module whose operators are in the table.
         example_input: What it takes: a tensor, a tuple of arguments, or a dict of named ones.
+        check: Whether to apply a random symmetry in double precision and compare what is computed.
 
     Raises:
         TypeError: If module is no module.
@@ -56,6 +58,8 @@ def derive(module: nn.Module, example_input: Any) -> Architecture:
         )
     architecture = Architecture(spaces, tensors=tensors)
     object.__setattr__(architecture, "module", skeleton(module))
+    if check:
+        check_symmetries(module, architecture, example_input)
     return architecture
 
 
