@@ -370,17 +370,18 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
     original = tensor if plan.factors is None else tensor.reshape(*parts.batch, *plan.factors)
     moved_ = original
     for move in plan.moves:
-        factor = _factor(move, parts, moved_)
+        factor = _factor(move, parts)
+        variance = factor is not None and plan.eps is not None
+        applied = None if variance else factor
         if move.outer is None and move.axis == 0:
-            if plan.eps is not None and factor is not None:
-                moved_ = _write(moved_, parts.sources[move.slot], None, move.after)
-                moved_ = _scale_variance(moved_, _spread(factor, 0, move.after), plan.eps, parts.kind)
-            else:
-                moved_ = _write(moved_, parts.sources[move.slot], factor, move.after)
+            moved_ = _write(moved_, parts.sources[move.slot], applied, move.after)
         elif move.outer is None:
-            moved_ = _read(original, moved_, parts.group.permutation[move.slot], factor, move.after)
+            moved_ = _read(original, moved_, parts.group.permutation[move.slot], applied, move.after)
         else:
-            moved_ = _move_within(moved_, move, parts, factor)
+            moved_ = _move_within(moved_, move, parts, applied)
+        if factor is not None and plan.eps is not None:
+            spread = _spread(factor, 0, move.after) if move.outer is None else _within(factor, move, moved_, parts.batch)
+            moved_ = _scale_variance(moved_, spread, plan.eps, parts.kind)
         for slot, degree in move.roles:
             map_ = parts.group.maps[slot]
             if map_ is not None:
@@ -394,7 +395,7 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
     return moved_ if plan.factors is None else moved_.reshape(tensor.shape)
 
 
-def _factor(move: Move, parts: _Parts, tensor: Tensor) -> Tensor | None:
+def _factor(move: Move, parts: _Parts) -> Tensor | None:
     """What one factor of a tensor is multiplied with: the product over its spaces."""
     if len(move.roles) == 1:
         slot, degree = move.roles[0]

@@ -20,7 +20,8 @@ class Dim:
         size: Number of positions.
         fixed: Whether each position has a meaning of its own: nothing moves.
         pointwise: Whether something acts on single positions, so that only diagonal factors pass.
-        within: Dimensions for each position of which this one may move independently; None is no restriction yet.
+        within: Sets of dimensions, for each position of which this one may move independently; those in all sets
+            count. Empty is no restriction yet.
         reason: The first operator that lets permutations alone pass.
         split: The factors that it was split into, slowest first.
         sections: The sections that it is the sum of, each a product.
@@ -37,7 +38,7 @@ class Dim:
         self.size = size
         self.fixed = fixed
         self.pointwise = False
-        self.within: set[Dim] | None = None
+        self.within: list[set[Dim]] = []
         self.reason: str | None = None
         self.parent: Dim | None = None
         self.split: tuple[Dim, ...] | None = None
@@ -155,7 +156,7 @@ def split_term(term: Term, sizes: Sequence[int]) -> None:
     for i, part in enumerate(parts):
         part.pointwise, part.reason, part.origin = dim.pointwise, dim.reason, dim
         outer = {p for p in parts[:i] if p.size > 1}
-        part.within = set(dim.within or ()) | outer if outer or dim.within is not None else None
+        part.within = [s | outer for s in dim.within] or ([outer] if outer else [])
     dim.split = tuple([part for part in parts if part.size > 1])
 
 
@@ -165,7 +166,7 @@ def _cut(term: Term, sizes: Sequence[int]) -> None:
     parts = [Dim(size, dim.fixed) for size in sizes]
     for part in parts:
         part.pointwise, part.reason = dim.pointwise, dim.reason
-        part.within = None if dim.within is None else set(dim.within)
+        part.within = [set(s) for s in dim.within]
     dim.sections = tuple(parts)
 
 
@@ -254,10 +255,7 @@ def _unite(a: Dim, b: Dim) -> None:
     a.fixed |= b.fixed
     a.pointwise |= b.pointwise
     a.reason = a.reason or b.reason
-    if a.within is None or b.within is None:
-        a.within = b.within if a.within is None else a.within
-    else:
-        a.within = {d.find() for d in a.within} & {d.find() for d in b.within}
+    a.within = a.within + b.within
 
 
 def _mirror(term: Term, whole: Sum) -> None:

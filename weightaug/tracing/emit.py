@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from weightaug.architecture import Activation, Space
 from weightaug.axes import Axis, Factor, Section, TensorSpec
-from weightaug.tracing.dims import Dim, Sum, Term, Terms, expand, leaves
+from weightaug.tracing.dims import Dim, Sum, Term, Terms, expand, fix, leaves
 from weightaug.tracing.scales import Monomial, Var, resolve
 from weightaug.tracing.values import Value, leaf_dims
 
@@ -34,9 +34,11 @@ def emit(
         values: All tensors of the graph.
         variances: Eps of every running variance.
     """
-    _demote([*params.values(), *values])
+    for value in params.values():
+        for axis in value.axes:
+            _flatten_sums(axis)
     found = _collect(params)
-    _choose_outer(found)
+    _choose_outer(found, _demote([*params.values(), *values]))
     _drop_redundant(found, params)
     _find_linear(found, params, variances)
     _name(found, params)
@@ -47,6 +49,17 @@ def emit(
     )
     # A running variance has twice the degree of its mean.
     return spaces, tuple([spec if spec.eps is None else _doubled(spec) for spec in tensors])
+
+
+def _flatten_sums(axis: Terms) -> None:
+    """A table has sums of products, no products of sums: halves of every head, say, are made plain sizes."""
+    for term in axis:
+        if isinstance(term, Sum):
+            if len(axis) > 1:
+                fix([term], "slice")
+            else:
+                for section in term.sections:
+                    _flatten_sums(section)
 
 
 def _doubled(spec: TensorSpec) -> TensorSpec:
@@ -64,8 +77,8 @@ def _sections(axes: Sequence[Terms]) -> list[list[Term]]:
     return [plain + inner for whole in sums for section in whole.sections for inner in _sections([section])]
 
 
-def _demote(values: Sequence[Value]) -> None:
-    """A dimension moves independently within another only if the other is in every tensor that has the first."""
+def _demote(values: Sequence[Value]) -> dict[Dim, set[Dim]]:
+    """Within which dimensions each one moves independently: those that are in every tensor that has it."""
     present: dict[Dim, list[set[Dim]]] = {}
     for value in values:
         for terms in _sections(value.axes):
@@ -73,11 +86,11 @@ def _demote(values: Sequence[Value]) -> None:
             for dim in dims:
                 if dim.within:
                     present.setdefault(dim, []).append(dims)
+    within = {}
     for dim, seen in present.items():
-        kept = set()
-        for outer in dim.within or ():
-            kept |= {d for d in leaf_dims(outer) if d is not dim and all(d in dims for dims in seen)}
-        dim.within = kept
+        allowed = [{leaf for outer in s for leaf in leaf_dims(outer)} for s in dim.within]
+        within[dim] = set.intersection(*allowed, *seen) - {dim}
+    return within
 
 
 def _collect(params: Mapping[str, Value]) -> dict[Dim, _Found]:
@@ -90,10 +103,11 @@ def _collect(params: Mapping[str, Value]) -> dict[Dim, _Found]:
     return found
 
 
-def _choose_outer(found: dict[Dim, _Found]) -> None:
+def _choose_outer(found: dict[Dim, _Found], within: Mapping[Dim, set[Dim]]) -> None:
     for dim, entry in found.items():
-        choices = [d for d in found if d in (dim.within or ())] + [d for d in (dim.within or ()) if d not in found]
-        outermost = [d for d in choices if not (d in found and d.within and set(d.within) & set(choices))]
+        # In the order in which they were found, those that move first.
+        choices = sorted(within.get(dim, set()), key=lambda d: list(found).index(d) if d in found else len(found))
+        outermost = [d for d in choices if not within.get(d, set()) & set(choices)]
         entry.outer = outermost[0] if outermost else None
     for entry in found.values():  # one level
         while entry.outer in found and found[entry.outer].outer is not None:
@@ -213,21 +227,19 @@ def _axis(axis: Terms, found: dict[Dim, _Found], roles: Mapping[Var | Dim, str])
     axis = expand(axis)
     if len(axis) == 1 and isinstance(axis[0], Sum):
         return tuple([s for section in axis[0].sections for s in _nested(section, found, roles)])
-    if any(isinstance(term, Sum) for term in axis):
-        raise NotImplementedError
     return (_section(axis, found, roles),)
 
 
 def _nested(section: Terms, found: dict[Dim, _Found], roles: Mapping[Var | Dim, str]) -> Axis:
-    if any(isinstance(term, Sum) for term in section):
-        return _axis(section, found, roles)
-    return (_section(section, found, roles),)
+    return _axis(section, found, roles) if len(section) == 1 else (_section(section, found, roles),)
 
 
 def _section(section: Terms, found: dict[Dim, _Found], roles: Mapping[Var | Dim, str]) -> Section:
     factors = []
     for term in section:
-        assert isinstance(term, Term)
+        if isinstance(term, Sum):  # fixed, see _flatten_sums
+            factors.append(Factor(term.size))
+            continue
         entry = found.get(term.dim)
         if entry is None:
             factors.append(Factor(term.size, ((roles[term.dim], 0),) if term.dim in roles else ()))

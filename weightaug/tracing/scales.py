@@ -73,6 +73,8 @@ def power(a: Monomial, exponent: int) -> Monomial:
 def restrict(monomial: Monomial, kind: str, reason: str) -> None:
     """Asks that a monomial is positive, a sign, or 1: each of its variables has to be."""
     monomial = resolve(monomial)
+    if kind == "all":
+        return
     if kind == "one":
         solve(monomial, reason)
         return

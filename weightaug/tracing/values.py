@@ -45,7 +45,7 @@ class Value:
     def axes(self) -> list[Terms]:
         """The axes in dimensions that are not split any more."""
         self._axes = [expand(axis) for axis in self._axes]
-        return self._axes
+        return list(self._axes)
 
     def replace(self, axes: Iterable[Terms]) -> None:
         """Gives it other axes: what an operator that writes in place does."""
@@ -112,7 +112,8 @@ def invariant(axis: Terms, reason: str, kind: str = "one") -> Terms:
     axis = expand(axis)
     for term in leaves(axis):
         restrict(term.scale, kind, reason)
-        term.dim.reason = term.dim.reason or reason
+        if kind != "all":
+            term.dim.reason = term.dim.reason or reason
     return expand(axis)
 
 
@@ -200,8 +201,7 @@ def mix_over(value: Value, axes: Sequence[int]) -> None:
             continue
         for term in leaves(axis):
             dim = term.dim.find()
-            if dim.within:
-                dim.within = {d for d in dim.within if not (set(leaf_dims(d)) & met)}
+            dim.within = [{d for d in outer if not (set(leaf_dims(d)) & met)} for outer in dim.within]
 
 
 def leaf_dims(dim: Dim) -> list[Dim]:
