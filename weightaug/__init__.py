@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from weightaug.architecture import Activation, Architecture, Layer, Space
+from weightaug.architecture import Activation, Architecture, Layer, Space, TensorSpec
 from weightaug.element import WeightSpaceElement, cat, collate, stack
 from weightaug.group import GroupElement, Kind, act
 from weightaug.transforms import (
@@ -12,7 +12,10 @@ from weightaug.transforms import (
     Compose,
     Dropout,
     GaussianNoise,
+    HeadPermutation,
+    HeadRotation,
     LabelSmoothing,
+    LoRAGauge,
     Mixup,
     OneOf,
     Permute,
@@ -51,9 +54,12 @@ __all__ = [
     "Dropout",
     "GaussianNoise",
     "GroupElement",
+    "HeadPermutation",
+    "HeadRotation",
     "Kind",
     "LabelSmoothing",
     "Layer",
+    "LoRAGauge",
     "Mixup",
     "OneOf",
     "Permute",
@@ -71,6 +77,7 @@ __all__ = [
     "SirenBias",
     "SirenNegation",
     "Space",
+    "TensorSpec",
     "Transform",
     "Translate",
     "WeightSpaceElement",

@@ -517,6 +517,27 @@ class Architecture:
         return cls.mlp(sizes, [Activation("sine", w) for w in omegas], output_offset=output_offset)
 
     @classmethod
+    def lora(cls, shapes: Mapping[str, tuple[int, int, int]]) -> Architecture:
+        """A collection of low-rank pairs: A of shape (rank, in) and B of shape (out, rank) for every weight.
+
+        The tensors are called ``<name>.lora_A.weight`` and ``<name>.lora_B.weight``; the rank is a linear space.
+
+        Args:
+            shapes: Name of the adapted weight -> (out, in, rank). Ranks may differ.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        from weightaug.adapters.lora import architecture_of_pairs
+
+        return architecture_of_pairs(
+            {
+                name: ((f"{name}.lora_A.weight", (rank, into)), (f"{name}.lora_B.weight", (out, rank)))
+                for name, (out, into, rank) in shapes.items()
+            }
+        )
+
+    @classmethod
     def from_module(cls, module: nn.Module, example_input: Any, *, check: bool = True) -> Architecture:
         """The architecture of a module, by following every axis of every tensor through its operators.
 

@@ -6,8 +6,20 @@ matching could bring them.
 
 from weightaug.matching.assignment import assign
 from weightaug.matching.canonical import canonicalize
+from weightaug.matching.lora import canonicalize_lora, lora_distance, lora_products
 from weightaug.matching.many import align_to, match_many
 from weightaug.matching.sinkhorn import sinkhorn
 from weightaug.matching.weight import distance, match
 
-__all__ = ["align_to", "assign", "canonicalize", "distance", "match", "match_many", "sinkhorn"]
+__all__ = [
+    "align_to",
+    "assign",
+    "canonicalize",
+    "canonicalize_lora",
+    "distance",
+    "lora_distance",
+    "lora_products",
+    "match",
+    "match_many",
+    "sinkhorn",
+]

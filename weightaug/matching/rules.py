@@ -45,6 +45,11 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
     Raises:
         ValueError: If a name is unknown, or no hidden space has the symmetry.
     """
+    if architecture.is_declared:
+        raise ValueError(
+            "this works on networks that are declared by layers, got one that is declared tensor by tensor; "
+            "matching.match(method='weight') and matching.distance work on both, canonicalize_lora on low-rank pairs"
+        )
     hidden = architecture.hidden
     auto = isinstance(symmetry, str) and symmetry == "auto"
     names = set(_NAMES) if auto else ({symmetry} if isinstance(symmetry, str) else set(symmetry))

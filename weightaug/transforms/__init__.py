@@ -4,6 +4,7 @@ from weightaug.transforms.base import Params, Preserves, Transform, slice_params
 from weightaug.transforms.compose import Compose, OneOf, RandomApply, RandomOrder
 from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
 from weightaug.transforms.labels import LabelSmoothing
+from weightaug.transforms.linear import HeadPermutation, HeadRotation, LoRAGauge
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
 from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
@@ -14,8 +15,11 @@ __all__ = [
     "Compose",
     "Dropout",
     "GaussianNoise",
+    "HeadPermutation",
+    "HeadRotation",
     "InputMap",
     "LabelSmoothing",
+    "LoRAGauge",
     "MixParams",
     "Mixup",
     "OneOf",
