@@ -101,6 +101,29 @@ def _transformers(name: str, config: str, kind: str, **settings: Any) -> Callabl
     return make
 
 
+class RMSNorm(nn.Module):
+    """Llama's norm without its conversion to single precision, so that errors can be told from rounding."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+def _exact_norms(make: Callable[[], tuple[nn.Module, Any]]) -> Callable[[], tuple[nn.Module, Any]]:
+    def exact() -> tuple[nn.Module, Any]:
+        module, inputs = make()
+        for parent in list(module.modules()):
+            for name, child in parent.named_children():
+                if type(child).__name__ == "LlamaRMSNorm":
+                    setattr(parent, name, RMSNorm(child))
+        return module, inputs
+
+    return exact
+
+
 _TEXT = {"vocab_size": 50, "use_cache": False, "bos_token_id": 0, "eos_token_id": 1}
 FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "wild_park_relu": lambda: (WildPark(), torch.randn(3, 1, 9, 9)),
@@ -129,9 +152,11 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "gpt2": _transformers(
         "GPT2LMHeadModel", "GPT2Config", "tokens", n_embd=24, n_layer=2, n_head=3, n_positions=16, **_TEXT
     ),
-    "llama": _transformers(
-        "LlamaForCausalLM", "LlamaConfig", "tokens", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=24, **_TEXT,
+    "llama": _exact_norms(
+        _transformers(
+            "LlamaForCausalLM", "LlamaConfig", "tokens", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, intermediate_size=24, **_TEXT,
+        )
     ),
 }  # fmt: skip
 

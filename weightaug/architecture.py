@@ -350,12 +350,12 @@ class Architecture:
         put(self, "num_parameters", sum([math.prod(spec.shape) for spec in self.tensors]))
         position = {f"{layer.name}.bias": l for l, layer in enumerate(self.layers)}
         carriers = {l: s for s, l in enumerate(self.wiring.bias_carriers) if l is not None}
-        tensors = {carriers.get(position.get(spec.name)): i for i, spec in enumerate(self.tensors)}
+        tensors = {carriers.get(position.get(spec.name, -1), -1): i for i, spec in enumerate(self.tensors)}
         put(self, "plan", plan_table(self.spaces, self.tensors, [tensors.get(s) for s in range(len(self.hidden))]))
         slots = {space.name: s for s, space in enumerate(self.hidden)}
         sizes = {space.name: space.size for space in self.spaces}
-        put(self, "masters", tuple([slots.get(s.permutes_with, slots[s.name]) for s in self.hidden]))
-        put(self, "outers", tuple([slots.get(s.within) for s in self.hidden]))
+        put(self, "masters", tuple([slots.get(s.permutes_with or s.name, 0) for s in self.hidden]))
+        put(self, "outers", tuple([slots.get(s.within or "") for s in self.hidden]))
         put(self, "outer_sizes", tuple([None if s.within is None else sizes[s.within] for s in self.hidden]))
         put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.tensors)))
 

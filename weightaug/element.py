@@ -73,7 +73,7 @@ class WeightSpaceElement:
         return self.architecture.num_parameters
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields names and tensors in the order of ``architecture.tensors``: for layers ``"<layer>.weight"``, ``".bias"``."""
+        """Yields names and tensors: ``"<layer>.weight"``, ``".bias"``, or as ``architecture.tensors`` has them."""
         if self.architecture.is_declared:
             yield from zip([spec.name for spec in self.architecture.tensors], self.weights, strict=True)
             return

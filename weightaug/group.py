@@ -380,7 +380,9 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
         else:
             moved_ = _move_within(moved_, move, parts, applied)
         if factor is not None and plan.eps is not None:
-            spread = _spread(factor, 0, move.after) if move.outer is None else _within(factor, move, moved_, parts.batch)
+            spread = (
+                _spread(factor, 0, move.after) if move.outer is None else _within(factor, move, moved_, parts.batch)
+            )
             moved_ = _scale_variance(moved_, spread, plan.eps, parts.kind)
         for slot, degree in move.roles:
             map_ = parts.group.maps[slot]

@@ -20,7 +20,9 @@ __all__ = ["architecture_of_pairs", "from_lora"]
 _MARKS = ("lora_A", "lora_B")
 
 
-def architecture_of_pairs(pairs: Mapping[str, tuple[tuple[str, Sequence[int]], tuple[str, Sequence[int]]]]) -> Architecture:
+def architecture_of_pairs(
+    pairs: Mapping[str, tuple[tuple[str, Sequence[int]], tuple[str, Sequence[int]]]],
+) -> Architecture:
     """The architecture of a collection of low-rank pairs; the ranks may differ.
 
     Args:
@@ -73,7 +75,7 @@ def from_lora(states: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> 
         for spec in architecture.tensors:
             if tuple(state[spec.name].shape) != spec.shape:
                 raise ValueError(
-                    f"adapter {i}: {spec.name} has shape {tuple(state[spec.name].shape)}, that of adapter 0 {spec.shape}; "
+                    f"adapter {i}: {spec.name} has shape {tuple(state[spec.name].shape)}, adapter 0's {spec.shape}; "
                     "adapters of other ranks or of another base are no batch; read them one by one"
                 )
         rows.append([state[spec.name].detach() for spec in architecture.tensors])

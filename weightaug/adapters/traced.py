@@ -44,8 +44,8 @@ def _row(index: int, state: Mapping[str, Tensor], architecture: Architecture) ->
         if tensor is None or tuple(tensor.shape) != spec.shape:
             got = "none" if tensor is None else str(tuple(tensor.shape))
             raise ValueError(
-                f"module {index}: expected a tensor {spec.name!r} of shape {spec.shape}, got {got}; its architecture is "
-                "another: derive it with Architecture.from_module(module, example_input)"
+                f"module {index}: expected a tensor {spec.name!r} of shape {spec.shape}, got {got}; its "
+                "architecture is another: derive it with Architecture.from_module(module, example_input)"
             )
         row.append(tensor.detach())
     kept = {tensor.data_ptr() for tensor in row if tensor.numel()}

@@ -27,8 +27,8 @@ def _factors(x: WeightSpaceElement) -> Iterator[tuple[Tensor, Tensor]]:
         fits = fits and rank[0][0][0][0] == rank[3][0][0][0] and (rank[0][0][0][1], rank[3][0][0][1]) == (1, -1)
     if not fits:
         raise ValueError(f"expected low-rank pairs (adapters.from_lora), got {x.architecture!r}")
-    for (_, a), (_, b) in pairs:
-        yield a.to(torch.float64), b.to(torch.float64)
+    for (_, down), (_, up) in pairs:
+        yield down.to(torch.float64), up.to(torch.float64)
 
 
 def lora_products(x: WeightSpaceElement) -> tuple[Tensor, ...]:
@@ -58,7 +58,10 @@ def canonicalize_lora(x: WeightSpaceElement) -> WeightSpaceElement:
         u, s, vh = _svd(a, b)
         sign = vh.gather(-1, vh.abs().argmax(-1, keepdim=True)).sign()
         root = s.sqrt()
-        moved += [(root.unsqueeze(-1) * vh * sign).to(x.dtype), (u * (root * sign.squeeze(-1)).unsqueeze(-2)).to(x.dtype)]
+        moved += [
+            (root.unsqueeze(-1) * vh * sign).to(x.dtype),
+            (u * (root * sign.squeeze(-1)).unsqueeze(-2)).to(x.dtype),
+        ]
     return x.with_tensors(moved)
 
 

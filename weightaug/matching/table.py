@@ -78,7 +78,9 @@ def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
         return t.where(chosen.view(-1, *[1] * (t.dim() - 1)), neutral.to(t.device))
 
     permutation = tuple([pick(t, False) for t in group.permutation])
-    return GroupElement(group.architecture, permutation, group.scale, group.shift, tuple([pick(t, True) for t in group.maps]))
+    return GroupElement(
+        group.architecture, permutation, group.scale, group.shift, tuple([pick(t, True) for t in group.maps])
+    )
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -234,4 +236,4 @@ def _inside(tensor: Tensor, move: Move) -> Tensor:
 def _rotation(cross: Tensor) -> Tensor:
     """The orthogonal M with the largest inner product of a and M b (Procrustes)."""
     u, _, vh = torch.linalg.svd(cross)
-    return u @ vh
+    return torch.matmul(u, vh)

@@ -139,8 +139,8 @@ def match(
 def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
     if symmetry not in ("auto", "permutation"):
         raise ValueError(
-            "networks that are declared tensor by tensor are matched with symmetry='auto' (permutations, and orthogonal "
-            f"maps of linear spaces) or 'permutation', got {symmetry!r}"
+            "networks that are declared tensor by tensor are matched with symmetry='auto' (permutations, and "
+            f"orthogonal maps of linear spaces) or 'permutation', got {symmetry!r}"
         )
     dims = len(a.batch_shape)
 

@@ -59,7 +59,7 @@ def derive(module: nn.Module, example_input: Any, *, check: bool = True) -> Arch
     architecture = Architecture(spaces, tensors=tensors)
     object.__setattr__(architecture, "module", skeleton(module))
     if check:
-        check_symmetries(module, architecture, example_input)
+        check_symmetries(module, architecture, example_input, rounds=tracer.rounds)
     return architecture
 
 
@@ -81,7 +81,9 @@ def _names(module: nn.Module) -> dict[str, str]:
         names[name] = first.setdefault(id(tensor), name)
         dtype = tensor.dtype if dtype is None else dtype
         if tensor.dtype != dtype:
-            raise ValueError(f"{name} is {tensor.dtype}, the first tensor {dtype}; convert the module with .to({dtype})")
+            raise ValueError(
+                f"{name} is {tensor.dtype}, the first tensor {dtype}; convert the module with .to({dtype})"
+            )
     if not names:
         raise ValueError(f"{type(module).__name__} has no parameters")
     return names
@@ -125,6 +127,7 @@ class _Tracer:
         self.params: dict[str, Value] = {}
         self.variances: dict[str, float] = {}
         self.seen: list[Value] = []
+        self.rounds = False
         self.placeholders: dict[str, Value | None] = {}
         self.results: dict[Any, Any] = {}
         state = module.state_dict(keep_vars=True)
@@ -160,9 +163,7 @@ class _Tracer:
             self.results[node] = self._call(node)
 
     def _values(self, given: Any) -> list[Value]:
-        leaves = torch.utils._pytree.tree_leaves(
-            given, is_leaf=lambda leaf: isinstance(leaf, torch.fx.Node)
-        )
+        leaves = torch.utils._pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, torch.fx.Node))
         found = [self.results.get(leaf) for leaf in leaves if isinstance(leaf, torch.fx.Node)]
         flat = [v for value in found for v in (value if isinstance(value, (list, tuple)) else [value])]
         return [value for value in flat if isinstance(value, Value)]
@@ -195,8 +196,9 @@ class _Tracer:
                 "are, or declare the architecture by hand (Architecture(spaces, tensors=...))"
             )
         call.name = name[:-1] if name not in RULES else name
+        self.rounds |= name in ("to", "_to_copy", "float")
         result = follow(call)
-        results = list(result) if isinstance(result, (list, tuple)) else [result]
+        results = [result] if isinstance(result, Value) else list(result)
         for value, shape in zip(results, call.shapes, strict=False):
             if value.shape != shape:
                 raise call.refusal(f"came out as {value.shape}, expected {shape}; please report this")

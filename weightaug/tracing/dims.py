@@ -10,7 +10,21 @@ from collections.abc import Iterator, Sequence
 
 from weightaug.tracing.scales import Monomial, Var, freeze, resolve
 
-__all__ = ["Dim", "Sum", "Term", "Terms", "chosen", "cut", "expand", "fix", "fresh", "leaves", "size_of", "split_term", "unify"]
+__all__ = [
+    "Dim",
+    "Sum",
+    "Term",
+    "Terms",
+    "chosen",
+    "cut",
+    "expand",
+    "fix",
+    "fresh",
+    "leaves",
+    "size_of",
+    "split_term",
+    "unify",
+]
 
 
 class Dim:

@@ -22,6 +22,11 @@ from weightaug.tracing.values import (
 
 __all__: list[str] = []
 
+_PERMUTATION_ONLY = (
+    *("hardtanh", "hardswish", "hardsigmoid", "celu", "relu6", "exp", "log", "sqrt", "rsqrt"),
+    *("clamp", "log_sigmoid", "expm1", "log1p", "clamp_min", "clamp_max"),
+)
+
 # Functions of single entries: the scales that pass, the name of the activation, the power of what comes out.
 _FUNCTIONS: dict[str, tuple[str, str, int]] = {
     "relu": ("positive", "relu", 1),
@@ -33,12 +38,8 @@ _FUNCTIONS: dict[str, tuple[str, str, int]] = {
     "atan": ("sign", "arctan", 1),
     "cos": ("sign", "cosine", 0),
     **{name: ("one", name, 1) for name in ("gelu", "silu", "sigmoid", "elu", "selu", "mish", "softplus")},
-    **{
-        name: ("one", "shared", 1)
-        for name in ("hardtanh", "hardswish", "hardsigmoid", "celu", "relu6", "exp", "log", "sqrt", "rsqrt", "clamp",
-                     "log_sigmoid", "expm1", "log1p", "clamp_min", "clamp_max", "prelu_scalar")
-    },
-}  # fmt: skip
+    **dict.fromkeys(_PERMUTATION_ONLY, ("one", "shared", 1)),
+}
 
 
 @rule(*_FUNCTIONS)
@@ -164,7 +165,7 @@ def _movedim(call: Call) -> Value:
 @rule("expand", "repeat", "expand_as", "broadcast_to")
 def _expand(call: Call) -> Value:
     value = call.value("self")
-    axes = [[]] * (len(call.shape) - len(value.axes)) + value.axes
+    axes: list[Terms] = [[]] * (len(call.shape) - len(value.axes)) + value.axes
     result: list[Terms] = []
     for axis, size in zip(axes, call.shape, strict=True):
         if size_of(axis) == size:
@@ -268,7 +269,6 @@ def _selected(value: Value, along: int, index: int) -> Value:
 
 @rule("index_select", "gather", "index")
 def _index(call: Call) -> Value:
-    value = call.tensors[0]
     if not all(t.is_fixed for t in call.tensors):
         raise call.refusal("picking positions that a symmetry moves is not followed")
     return fixed(call.shape)
@@ -323,4 +323,3 @@ def _pad(call: Call) -> Value:
         fix(axes[a], "pad")
     axes = value.axes
     return Value([fresh(call.shape[a], fixed=True) if a in padded else axis for a, axis in enumerate(axes)])
-

@@ -301,4 +301,3 @@ def _einsum(call: Call) -> Value:
         if letter not in output and sum(letter in n for n in names) == 1:
             invariant(axis, call.name)
     return Value([axes[letter] for letter in output])
-

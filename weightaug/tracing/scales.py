@@ -58,7 +58,7 @@ def resolve(monomial: Monomial) -> Monomial:
 
 
 def multiply(a: Monomial, b: Monomial, exponent: int = 1) -> Monomial:
-    """a b^exponent."""
+    """A b^exponent."""
     total = dict(a)
     for var, e in b.items():
         total[var] = total.get(var, 0) + e * exponent

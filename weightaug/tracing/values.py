@@ -157,8 +157,8 @@ def combine(values: Sequence[Value], reason: str, *, multiplied: int = 0) -> Val
     if multiplied == 1 and first.param is not None and second.param is None:
         first, second = second, first
     rank = max(len(first.axes), len(second.axes))
-    left = [[]] * (rank - len(first.axes)) + first.axes
-    right = [[]] * (rank - len(second.axes)) + second.axes
+    left: list[Terms] = [[]] * (rank - len(first.axes)) + first.axes
+    right: list[Terms] = [[]] * (rank - len(second.axes)) + second.axes
     axes: list[Terms] = []
     for a, b in zip(left, right, strict=True):
         if size_of(a) > 1 and size_of(b) > 1:

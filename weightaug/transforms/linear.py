@@ -35,8 +35,9 @@ class _Linear(Transform):
         if not self._slots(architecture):
             found = ", ".join(f"{s.name!r}: {' '.join(s.symmetries)}" for s in architecture.hidden[:8])
             raise ValueError(
-                f"{type(self).__name__} needs {self._needs}; expected at least one, got hidden spaces {found or 'none'}. "
-                "Derive the architecture of a module with Architecture.from_module, of adapters with Architecture.lora"
+                f"{type(self).__name__} needs {self._needs}; expected at least one, got hidden spaces "
+                f"{found or 'none'}. Derive the architecture of a module with Architecture.from_module, "
+                "of adapters with Architecture.lora"
             )
 
     def apply(self, element: WeightSpaceElement, params: GroupElement) -> WeightSpaceElement:
@@ -104,7 +105,8 @@ def _orthogonal(element: WeightSpaceElement, shape: tuple[int, ...], generator: 
     drawn = drawn.to(torch.promote_types(drawn.dtype, torch.float32))
     q, r = torch.linalg.qr(drawn)
     # The signs of r make it uniform (Mezzadri 2007), and independent of the library's convention.
-    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype).unsqueeze(-2)
+    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
+    return torch.mul(q, signs.unsqueeze(-2))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,9 @@ class Permute(_Symmetry):
         if not architecture.is_declared:
             sizes = [space.size for space in architecture.hidden]
             return GroupElement.of(architecture, permutation=tuple(draws.permutations(element, sizes, generator)))
-        return GroupElement.of(architecture, permutation=permutations(element, range(len(architecture.hidden)), generator))
+        return GroupElement.of(
+            architecture, permutation=permutations(element, range(len(architecture.hidden)), generator)
+        )
 
 
 @dataclass(frozen=True)
