@@ -10,7 +10,10 @@ from weightaug import (
     Compose,
     Dropout,
     GaussianNoise,
+    HeadPermutation,
+    HeadRotation,
     LabelSmoothing,
+    LoRAGauge,
     Mixup,
     OneOf,
     Permute,
@@ -99,3 +102,6 @@ CASES = [
     Case(RandomOrder((Reflect(), Translate(), LabelSmoothing())), bias=True),
     Case(RandomOrder((Permute(), GaussianNoise()))),
 ]
+
+# For architectures that are declared tensor by tensor; test_tracing and test_lora hold them to the laws.
+DECLARED: list[type[Transform]] = [HeadPermutation, HeadRotation, LoRAGauge]

@@ -37,6 +37,7 @@ from weightaug import (
     matching,
 )
 from weightaug.adapters import from_modules, to_modules, to_state_dicts
+from weightaug.testing import check_transform
 from weightaug.tracing.check import random_symmetry
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -102,13 +103,11 @@ def test_most_tensors_move_and_all_are_declared(family: str):
     module, _, element = traced(family)
     floating = {t.data_ptr() for t in module.state_dict().values() if t.is_floating_point()}
     assert {t.data_ptr() for t in element.tensors()} == floating
-    group = random_symmetry(element.architecture, torch.Generator().manual_seed(0))
-    moved = act(element, group)
-    same = [
-        n
-        for (n, a), b in zip(element.named_tensors(), moved.tensors(), strict=True)
-        if torch.equal(a, b) and a.dim() > 1
-    ]
+    moved = element
+    for seed in (0, 1):  # one draw may leave a small space as it is
+        moved = act(moved, random_symmetry(element.architecture, torch.Generator().manual_seed(seed)))
+    pairs = zip(element.named_tensors(), moved.tensors(), strict=True)
+    same = [name for (name, a), b in pairs if torch.equal(a, b) and a.dim() > 1]
     assert len(same) <= (1 if family == "encoder_layer" else 0), same
 
 
@@ -226,22 +225,18 @@ def test_a_hand_written_table_agrees_with_the_traced_one():
         spaces,
         tensors=tuple(TensorSpec.parse(n, table[n], sizes, 1e-5 if n.endswith("var") else None) for n in names),
     )
-    rename = {"a": "first", "post_a": "first.scale", "b": "first.scale.2", "c": "third", "post_c": "third.scale"}
     ours = {s.name: s for s in arch.hidden}
-    found = {v: k for k, v in rename.items()} if set(rename.values()) == set(ours) else None
-    if found is None:  # names are free: go by what the tensors say
-        pairs = {}
-        for mine, theirs in zip(hand.tensors, arch.tensors, strict=True):
-            flat = [[f.roles for axis in spec.axes for section in axis for f in section] for spec in (mine, theirs)]
-            for x, y in zip(*flat, strict=True):
-                assert len(x) == len(y)
-                for (m, d), (t, e) in zip(x, y, strict=True):
-                    assert d == e
-                    assert pairs.setdefault(m, t) == t
-        found = {t: m for m, t in pairs.items()}
-    assert {found[s.name] for s in arch.hidden} == {s.name for s in spaces}
+    pairs: dict[str, str] = {}  # names are free: go by what the tensors say
+    for mine, theirs in zip(hand.tensors, arch.tensors, strict=True):
+        flat = [[f.roles for axis in spec.axes for section in axis for f in section] for spec in (mine, theirs)]
+        for x, y in zip(*flat, strict=True):
+            assert len(x) == len(y)
+            for (m, d), (t, e) in zip(x, y, strict=True):
+                assert d == e
+                assert pairs.setdefault(m, t) == t
+    assert sorted(pairs.values()) == sorted(ours)
     for space in spaces:
-        other = ours[{m: t for t, m in found.items()}[space.name]]
+        other = ours[pairs[space.name]]
         assert (other.size, other.activation) == (space.size, space.activation)
 
 
@@ -339,6 +334,13 @@ def test_maps_need_linear_spaces():
     maps[slot] = torch.eye(arch.hidden[slot].size)
     with pytest.raises(ValueError, match="needs a linear space"):
         GroupElement.of(arch, maps=tuple(maps))
+
+
+@pytest.mark.parametrize("transform", [HeadPermutation(), HeadRotation(), HeadRotation("invertible")], ids=repr)
+def test_the_laws_of_transforms_on_heads(transform: Transform):
+    _, _, element = traced("encoder_layer")
+    batch = element.map(lambda t: torch.stack([t, 2 * t, t + 1]))
+    check_transform(transform, batch, graph=False)
 
 
 # -- matching --------------------------------------------------------------------------------------------

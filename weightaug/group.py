@@ -376,12 +376,13 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
         if move.outer is None and move.axis == 0:
             moved_ = _write(moved_, parts.sources[move.slot], applied, move.after)
         elif move.outer is None:
-            moved_ = _read(original, moved_, parts.group.permutation[move.slot], applied, move.after)
+            permutation = parts.group.permutation[move.slot]
+            moved_ = _read(original, moved_, permutation, applied, move.axis, move.after)
         else:
             moved_ = _move_within(moved_, move, parts, applied)
         if factor is not None and plan.eps is not None:
             spread = (
-                _spread(factor, 0, move.after) if move.outer is None else _within(factor, move, moved_, parts.batch)
+                _spread(factor, move.axis, move.after) if move.outer is None else _within(factor, move, moved_, parts.batch)
             )
             moved_ = _scale_variance(moved_, spread, plan.eps, parts.kind)
         for slot, degree in move.roles:
@@ -545,17 +546,17 @@ def _write(tensor: Tensor, source: Tensor | None, factor: Tensor | None, after: 
     return moved
 
 
-def _read(original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, after: int) -> Tensor:
-    """Gathers and multiplies along the second axis behind the batch, with ``after`` other axes behind that.
+def _read(original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, before: int, after: int) -> Tensor:
+    """Gathers and multiplies along one axis, with ``before`` other axes between the batch and it, and ``after`` behind.
 
     Writes into ``current`` if that is no longer the caller's tensor, so that one call of :func:`act` makes
     one new tensor per parameter when there are no permutations.
     """
     if permutation is not None:
-        index = _spread(permutation, 1, after).expand(current.shape)
+        index = _spread(permutation, before, after).expand(current.shape)
         current = current.gather(current.dim() - 1 - after, index)
     if factor is not None:
-        factor = _spread(factor, 1, after)
+        factor = _spread(factor, before, after)
         current = current * factor if current is original else current.mul_(factor)
     return current
 

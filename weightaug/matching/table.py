@@ -169,11 +169,18 @@ class _Work:
         maps: list[Tensor | None] = [None] * len(arch.hidden)
         own = {slot, *self.inner[slot]}
         pieces = self._relevant(slot, settled, own)
+        if arch.outer_sizes[slot] is not None:  # within a fixed space: each copy by itself
+            cross = self._nested(pieces, int(arch.outer_sizes[slot] or 1), slot).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+            if arch.hidden[slot].linear and self.maps:
+                maps[slot] = _rotation(cross)
+            else:
+                permutation[slot] = assign(cross.flatten(0, 1)).view(cross.shape[:-1])
+            return GroupElement(arch, tuple(permutation), (None,) * len(maps), (None,) * len(maps), tuple(maps))
         if arch.hidden[slot].linear and self.maps:
             maps[slot] = _rotation(self._similarity(pieces, slot))
             return GroupElement(arch, tuple(permutation), (None,) * len(maps), (None,) * len(maps), tuple(maps))
         inner_slots = self.inner[slot]
-        crosses = {s: self._nested([p for p in pieces if self._holds(p, s)], slot, s) for s in inner_slots}
+        crosses = {s: self._nested([p for p in pieces if self._holds(p, s)], arch.hidden[slot].size, s) for s in inner_slots}
         alone = [p for p in pieces if not any(self._holds(p, s) for s in inner_slots)]
         score = self._similarity(alone, slot)
         best: dict[int, Tensor] = {}
@@ -211,9 +218,9 @@ class _Work:
                     total += _rows(x, move) @ _rows(y, move).mT
         return total
 
-    def _nested(self, pieces: Sequence[_Piece], slot: int, inner: int) -> Tensor:
+    def _nested(self, pieces: Sequence[_Piece], outer: int, inner: int) -> Tensor:
         """Inner products of the insides of each two positions, ``(B, outer, outer, size, size)``."""
-        outer, size = self.arch.hidden[slot].size, self.arch.hidden[inner].size
+        size = self.arch.hidden[inner].size
         total = self.a[0].new_zeros(len(self.a[0]), outer, outer, size, size)
         for piece in pieces:
             x, y = piece.of(self.a), piece.of(self.b.tensors())
