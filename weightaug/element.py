@@ -298,7 +298,7 @@ class WeightSpaceElement:
         """
         arch, wiring = self.architecture, self.architecture.wiring
         if arch.is_declared:
-            from weightaug.evaluation import evaluate
+            from weightaug.tracing.evaluation import evaluate
 
             return evaluate(self, x)
         if len(wiring.inputs) != 1 or len(wiring.outputs) != 1:

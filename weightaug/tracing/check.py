@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
-from weightaug.evaluation import arguments
+from weightaug.tracing.evaluation import arguments
 from weightaug.group import GroupElement, act
 
 __all__ = ["check_symmetries", "random_symmetry"]

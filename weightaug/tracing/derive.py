@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightaug.architecture import Architecture
-from weightaug.evaluation import arguments, skeleton
+from weightaug.tracing.evaluation import arguments, skeleton
 from weightaug.tracing import rules, rules_layers
 from weightaug.tracing.calls import RULES, Call
 from weightaug.tracing.check import check_symmetries
