@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 from benchmarks.data.settings import CONVENTIONS
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
+from benchmarks.running.commands import command, writable
 from weightaug import Preserves
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 RUNS = Path(__file__).resolve().parent / "runs"
 SEED = 5387  # for the default samples: it mixes in visible shares and turns by visible angles
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: colour-blind safe
-DASHES = {"train": (0, (4, 2)), "validation": "-", "test": (0, (1, 1.2))}
+DASHES: dict[str, Any] = {"train": (0, (4, 2)), "validation": "-", "test": (0, (1, 1.2))}
 STYLE = {
     "font.size": 8,
     "image.interpolation": "nearest",
@@ -61,13 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines.add_argument(
         "--where", nargs="*", default=[], metavar="KEY=VALUE", help="take these cells only, as train.epochs=12"
     )
-    for command in (pictures, lines):
-        command.add_argument("--out", type=Path, default=RUNS / "figures")
+    for subcommand in (pictures, lines):
+        subcommand.add_argument("--out", type=Path, default=RUNS / "figures")
     args = parser.parse_args(arguments)
-    try:
+    with command():
+        writable(args.out, "--out")
         written = _reconstructions(args) if args.command == "reconstructions" else _curves(args)
-    except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(f"{parser.prog}: {error}") from error
     print("\n".join(str(path) for path in written))
 
 

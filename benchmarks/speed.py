@@ -13,7 +13,6 @@ The sections are "transforms", "training", "memory", "loading" and "growth". Wri
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -21,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +33,8 @@ from torch.utils.benchmark import Timer
 
 import weightaug as wa
 from benchmarks.measuring import growth, loops, memory, targets, training
+from benchmarks.running.commands import at_least, check_each, command, device, distinct, parsed, positive, writable
+from benchmarks.running.files import read_json, write_json, write_text
 from weightaug import _loops
 
 Section = Literal["transforms", "training", "memory", "loading", "growth"]
@@ -117,6 +118,16 @@ class Options:
     plots: Path | None = None
     worker: Literal["", "default", "raised"] = ""
 
+    def __post_init__(self) -> None:
+        distinct("sections", self.sections)
+        distinct("batches", self.batches)
+        check_each("batches", self.batches, at_least, 2)  # mixing needs partners
+        distinct("work", self.work, tuple(WORK))
+        check_each("compile-at", self.compile_at, at_least, 2)
+        positive("seconds", self.seconds)
+        at_least("rounds", self.rounds, 1)
+        at_least("loaded", self.loaded, 1)
+
 
 @dataclass
 class Figure:
@@ -137,7 +148,7 @@ class Figure:
         """The same row with the smaller of both times of each kind."""
         if other is None:
             return self
-        times = {}
+        times: dict[str, Any] = {}
         for name in [f.name for f in fields(self)][3:]:
             known = [t for t in (getattr(self, name), getattr(other, name)) if t is not None]
             times[name] = min(known, default=None)
@@ -173,7 +184,7 @@ def _fits() -> wa.WeightSpaceElement:
     from benchmarks.table.settings import PRESETS
 
     settings = PRESETS["quick"]
-    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element
+    return load_networks("digits", 1, settings.fit, settings.output / "inrs").element[:]
 
 
 def _fitted(batch: int) -> wa.WeightSpaceElement:
@@ -227,7 +238,7 @@ def measure_one(options: Options, allocator: str, batch: int, name: str, compile
         function = torch.compile(work.transform.apply, fullgraph=True)
         function(element, params)
         eager, fast = (
-            [time_of(lambda f=f: f(element, params)) for _ in range(3)] for f in (work.transform.apply, function)
+            [time_of(partial(f, element, params)) for _ in range(3)] for f in (work.transform.apply, function)
         )
         figure.eager_apply, figure.compiled = min(eager), min(fast)
         torch._dynamo.reset()
@@ -323,33 +334,33 @@ def _numba(options: Options) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures with both allocators in fresh processes, and writes the tables."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise SystemExit("the command line needs tyro; install it with: pip install 'weightaug[bench]'") from error
-    options = tyro.cli(Options, args=arguments, description=__doc__)
-    unknown = set(options.work) - set(WORK)
-    if unknown:
-        raise SystemExit(f"unknown work {sorted(unknown)}; known: {list(WORK)}")
-    options.output.mkdir(parents=True, exist_ok=True)
+    with command():
+        options = parsed(Options, arguments, __doc__)
+        device("device", options.device)
+        writable(options.output)
+        _run(options, sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(options: Options, given: list[str]) -> None:
     if options.worker:
         if not options.numba:
             _loops.load = lambda name: None  # type: ignore[assignment]
         part = part_of(options, options.worker)
-        (options.output / f"part-{options.worker}.json").write_text(json.dumps(part))
+        write_json(options.output / f"part-{options.worker}.json", part)
         return
     path = options.output / "speed.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    given = sys.argv[1:] if arguments is None else arguments
+    results: dict[str, Any] = {}
+    if path.exists():
+        results = read_json(path, "figures", remedy="delete it, and everything is measured again")
     figures: list[dict[str, Any]] = []
     # On a GPU the allocator is torch's own.
     environments: dict[str, dict[str, str]] = {"default": {}} | ({"raised": RAISED} if options.device == "cpu" else {})
     for allocator, environment in environments.items():
-        command = [sys.executable, __file__, *given, "--worker", allocator]
-        if subprocess.run(command, env=os.environ | environment, check=False).returncode:
+        worker = [sys.executable, __file__, *given, "--worker", allocator]
+        if subprocess.run(worker, env=os.environ | environment, check=False).returncode:
             raise SystemExit(f"measuring with the {allocator} allocator failed")
         part_path = options.output / f"part-{allocator}.json"
-        part = json.loads(part_path.read_text())
+        part = read_json(part_path)
         figures += part.pop("transforms", [])
         results["conditions"] = results.get("conditions", {}) | part.pop("conditions")
         results |= part
@@ -357,11 +368,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", []) + figures}
     results["figures"] = list(rows.values())
     results["machine"] = describe_machine(options.device) | {"numba": _numba(options)}
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(path, results)
     if "growth" in results:
         growth.plot(results["growth"], options.plots or options.output / "speed_growth")
     text = targets.report(results)
-    (options.output / "speed.md").write_text(text)
+    write_text(options.output / "speed.md", text)
     print(text)
 
 

@@ -7,7 +7,6 @@ test accuracies beside the paper's. Run it again to go on after an interruption.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,28 +20,26 @@ from benchmarks.data.sdf import short_hash
 from benchmarks.data.settings import DatasetName
 from benchmarks.data.sources import source
 from benchmarks.data.store import Part, described, load_networks, parts_of, plain
+from benchmarks.running.commands import command, device, expect, parsed, writable
 from benchmarks.running.executor import Executor, Job, JobsFailed
-from benchmarks.running.files import write_json
+from benchmarks.running.files import read_json, write_json
 from benchmarks.running.on_ray import RayExecutor
 from benchmarks.table import report
 from benchmarks.table.cell import Cell
 from benchmarks.table.rows import ROWS
 from benchmarks.table.settings import PRESETS, Settings
+from benchmarks.table.training import split_sizes
 
 JobType = TypeVar("JobType", bound=Job)
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
     """Settings from the command line: those of a preset, and what is said otherwise."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise SystemExit("the command line needs tyro; install it with: pip install 'weightaug[bench]'") from error
     # The preset decides the defaults of everything else, so it is looked at first.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default="quick")
     preset = first.parse_known_args(arguments)[0].preset
-    return tyro.cli(Settings, default=PRESETS[preset], args=arguments, description=__doc__)
+    return parsed(Settings, arguments, __doc__, PRESETS[preset])
 
 
 def fitting_jobs(settings: Settings) -> list[Part]:
@@ -94,7 +91,9 @@ def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, An
     covered = {"parts": [part.settings | {"images": [part.first, part.last]} for part in parts]}
     path = settings.output / "statistics" / f"{dataset}-{short_hash(covered)}.json"
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))["statistics"]
+        known = read_json(path, "statistics")["statistics"]
+        quality.check(known, path)
+        return known
     if not all(part.done for part in parts):
         return None
     fit = settings.fit_of(dataset)
@@ -124,6 +123,35 @@ def of_part(jobs: Sequence[JobType], settings: Settings) -> list[JobType]:
     return list(jobs[first::count])
 
 
+def check(settings: Settings) -> None:
+    """Finds what would end the run later, before there is any work to lose.
+
+    Raises:
+        OSError: If the output folder cannot be written to, or data are missing.
+        ValueError: If a setting does not fit the machine or the data, or an earlier result is damaged.
+        ImportError: If a package is missing.
+    """
+    writable(settings.output)
+    if settings.executor != "ray":  # a cluster has other machines
+        device("device", settings.device)
+    for cell in training_jobs(settings):
+        report.read(cell)
+    if "fit" in settings.steps:
+        for dataset in {part.dataset for part in fitting_jobs(settings) if not part.done}:
+            # Here, so that workers neither download at once nor fail one by one.
+            source(dataset, settings.data_dir).check()
+    if "train" in settings.steps:
+        for dataset in settings.datasets:
+            chosen = [len(some) for some in source(dataset, settings.data_dir).chosen(settings.fit_of(dataset))]
+            sizes = chosen if len(chosen) == 3 else split_sizes(chosen[0], settings.train)
+            for what, size in zip(("train", "validate", "test"), sizes, strict=True):
+                expect(f"{dataset}: the number of networks to {what} on", size, size > 0, "at least 1")
+            most = sizes[0] * min(settings.views)
+            expect(
+                "train.batch", settings.train.batch, settings.train.batch <= most, f"at most {most}, all of {dataset}"
+            )
+
+
 def run_jobs(settings: Settings) -> None:
     """Fits and trains what is missing.
 
@@ -134,9 +162,6 @@ def run_jobs(settings: Settings) -> None:
     started = time.perf_counter()
     with make_executor(settings) as executor:
         if "fit" in settings.steps:
-            for dataset in {part.dataset for part in parts if not part.done}:
-                # Here, so that workers neither download at once nor fail one by one.
-                source(dataset, settings.data_dir).check()
             sizes = [part.last - part.first for part in parts]
             fitted = executor.run(parts, sizes, name="fitting", unit="network")
             print(f"{fitted} parts of networks fitted in {time.perf_counter() - started:.0f} s", flush=True)
@@ -157,21 +182,22 @@ def make_executor(settings: Settings) -> Executor | RayExecutor:
 
 def main(arguments: list[str] | None = None) -> None:
     """Fits, trains, and prints the table."""
-    settings = parse(arguments)
-    started = time.perf_counter()
-    print(f"results in {settings.output}", flush=True)
-    try:
-        if {"fit", "train"} & set(settings.steps):
-            run_jobs(settings)
-        if "report" in settings.steps:
-            make_report(settings)
-    except KeyboardInterrupt:
-        cells = training_jobs(settings)
-        finished = sum(cell.done for cell in cells)
-        raise SystemExit(f"\ninterrupted with {finished} of {len(cells)} cells; the same command goes on") from None
-    except (JobsFailed, OSError, ValueError, ImportError) as error:
-        raise SystemExit(f"\n{error}") from error
-    print(f"Time: {time.perf_counter() - started:.0f} s with {settings.workers} workers")
+    with command(JobsFailed):
+        settings = parse(arguments)
+        started = time.perf_counter()
+        print(f"results in {settings.output}", flush=True)
+        check(settings)
+        try:
+            if {"fit", "train"} & set(settings.steps):
+                run_jobs(settings)
+            if "report" in settings.steps:
+                make_report(settings)
+        except KeyboardInterrupt:
+            cells = training_jobs(settings)
+            finished = sum(cell.done for cell in cells)
+            text = f"\ninterrupted with {finished} of {len(cells)} cells; the same command goes on"
+            raise SystemExit(text) from None
+        print(f"Time: {time.perf_counter() - started:.0f} s with {settings.workers} workers")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weightaug import (
+    Activation,
     Affine,
     AlignedMixup,
+    AlignTo,
+    Architecture,
     Compose,
     Dropout,
     GaussianNoise,
@@ -21,6 +24,7 @@ from weightaug import (
     QuantileDropout,
     RandomApply,
     RandomOrder,
+    Refit,
     Reflect,
     ReLUScale,
     Rotate,
@@ -28,9 +32,19 @@ from weightaug import (
     SelfMixup,
     SirenBias,
     SirenNegation,
+    Standardize,
     Transform,
     Translate,
 )
+from weightaug.matching import Frame
+from weightaug.testing import random_element
+
+FRAMED = Architecture.mlp((2, 5, 4, 6, 2), [Activation("tanh", 5.0), Activation("relu"), Activation("sine", 30.0)])
+FRAME = Frame(random_element(FRAMED, (1,), seed=1))
+
+SMALL = Architecture.mlp((2, 3, 1), "tanh")
+STANDARDIZE = Standardize((0.0, 0.0, 0.0, 0.25), (0.5, 0.25, 2.0, 4.0))
+PER_ENTRY = Standardize(tuple(0.5 * i for i in range(13)), tuple(1.0 + i for i in range(13)), "entry")
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Case:
         bias: True if layers need biases, None if not.
         neutral: The same class with settings that make it the identity, or None if there are none.
         draws: Whether different elements of a batch get different draws.
+        architecture: The only one that it is for, or None.
     """
 
     transform: Transform
@@ -52,6 +67,7 @@ class Case:
     bias: bool | None = None
     neutral: Transform | None = None
     draws: bool = True
+    architecture: Architecture | None = None
 
     @property
     def name(self) -> str:
@@ -87,10 +103,18 @@ CASES = [
     Case(Mixup(alpha=0.4, targets="dominant")),
     Case(PermutedMixup()),
     Case(AlignedMixup()),
+    Case(AlignTo(FRAME), draws=False, architecture=FRAMED),
+    Case(Compose((Permute(), AlignTo(FRAME), GaussianNoise())), architecture=FRAMED),
     Case(AlignedMixup(symmetry="permutation", targets="keep")),
     Case(SelfMixup()),
     Case(SelfMixup(Permute(), align=False)),
+    Case(Refit(GaussianNoise(), points=3, steps=3), neutral=Refit(GaussianNoise(scale=0.0), points=3, steps=3)),
+    Case(Refit(Dropout(), points=(4, 3), steps=2, learning_rate=1e-3, target_psnr=20.0), inputs=(2,)),
+    Case(Refit(Compose((AlignedMixup(), LabelSmoothing())), points=2, steps=2)),
     Case(LabelSmoothing(), neutral=LabelSmoothing(alpha=0.0), draws=False),
+    Case(STANDARDIZE, neutral=Standardize((0.0,) * 4, (1.0,) * 4), draws=False, architecture=SMALL),
+    Case(STANDARDIZE.inverse(), draws=False, architecture=SMALL),
+    Case(Compose((Permute(), PER_ENTRY)), architecture=SMALL),
     Case(Compose(()), neutral=Compose(()), draws=False),
     Case(Compose((SirenNegation(), AlignedMixup())), "sign"),
     Case(Compose((Permute(), Rotate(), GaussianNoise(), Mixup())), inputs=(2, 3)),

@@ -401,7 +401,7 @@ def test_normalisation_uses_one_number_per_tensor_of_the_training_set():
     classifier = model(architecture, torch.float32)
     classifier.set_statistics(element)
     assert classifier.mean.shape == classifier.deviation.shape == (6,)
-    for tensor in classifier._normalise(element).tensors():
+    for tensor in classifier.normalised(element):
         assert abs(float(tensor.mean())) < 1e-4
         assert abs(float(tensor.std()) - 1) < 1e-3
 

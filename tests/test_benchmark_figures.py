@@ -296,7 +296,7 @@ def test_missing_and_damaged_cells(runs, tmp_path):
     broken = copy.deepcopy(cell())
     del broken["curves"]
     (runs / "cells" / "broken.json").write_text(json.dumps(broken))
-    with pytest.raises(ValueError, match=r"broken\.json: damaged result"):
+    with pytest.raises(ValueError, match=r"broken\.json: damaged"):
         read_cells(runs)
 
 

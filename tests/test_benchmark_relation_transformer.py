@@ -9,15 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.models import relation_transformer
-from benchmarks.models.relation_transformer import (
-    Known,
-    RelationalAttention,
-    RelationLayer,
-    RelationTransformer,
-    Widths,
-    recompute,
-)
+from benchmarks.models import edges_in_blocks
+from benchmarks.models.graph_embedding import Known, Widths
+from benchmarks.models.recomputing import recompute
+from benchmarks.models.relation_transformer import RelationalAttention, RelationLayer, RelationTransformer
 from weightaug import Activation, Architecture, Permute, WeightSpaceElement, act
 
 IMAGES = Architecture.siren((2, 32, 32, 1))
@@ -190,7 +185,7 @@ def test_pieces_of_a_batch_change_nothing():
 @pytest.mark.parametrize("edge_rows", [14, 2, 0])
 @pytest.mark.parametrize("rows", [1, 5, 14, 40])  # of a block: one row, a part, a whole network, more than one
 def test_a_layer_in_blocks_is_the_layer(monkeypatch, rows, edge_rows, dropout):
-    monkeypatch.setattr(relation_transformer, "PAIRS", 14 * rows)
+    monkeypatch.setattr(edges_in_blocks, "PAIRS", 14 * rows)
     torch.manual_seed(0)
     layer = RelationLayer(WIDTHS, edge_rows, dropout).double()
     with torch.no_grad():  # biases and norms start at zero and one, where a mistake would not show

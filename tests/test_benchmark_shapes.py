@@ -209,46 +209,6 @@ def triangle_area(mesh: Mesh) -> float:
     return float(meshes._areas(mesh).sum())
 
 
-@pytest.mark.parametrize("start", ["OFF\n", "OFF", "OFF ", "# a comment\nOFF\n\n# another\n", "OFF\r\n"])
-def test_off_headers(start):
-    mesh = parse_off((start + CUBE).encode())
-    assert mesh.vertices.shape == (8, 3)
-    assert mesh.faces.shape == (12, 3)
-    assert triangle_area(mesh) == pytest.approx(24)
-
-
-def test_off_polygons_colours_and_faces_of_two_corners():
-    text = "OFF\n5 3 0\n0 0 0 255 0 0\n1 0 0\n1 1 0\n0 1 0\n-1 .5 0\n5 0 1 2 3 4 0.5 0.5 0.5\n2 0 1\n3 0 1 2\n"
-    mesh = parse_off(text.encode().replace(b" 255 0 0", b""))
-    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 1, 2]]
-    coloured = text.replace("1 0 0\n1 1 0\n0 1 0\n-1 .5 0", "1 0 0 1 1 1\n1 1 0 1 1 1\n0 1 0 1 1 1\n-1 .5 0 1 1 1")
-    assert np.array_equal(parse_off(coloured.encode()).vertices, mesh.vertices)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (b"", "expected 'OFF' first"),
-        (b"PLY\n1 2 3", "expected 'OFF' first, got 'PLY'"),
-        (b"OFF\nmany faces", "numbers of vertices and faces"),
-        (b"OFF\n", "numbers of vertices and faces"),
-        (b"OFF\n8 0 0\n", "at least 3 vertices and 1 face"),
-        (b"OFF\n8 6 0\n0 0 0\n", "cut short: expected 14 lines after the counts, got 1"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1\n3 0 1 2\n", "not as expected"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 nan 0\n3 0 1 2\n", "not finite"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 x 0\n3 0 1 2\n", "not as expected"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 3\n", "expected indices from 0 to 2, got 0 to 3"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 -2\n", "expected indices from 0 to 2, got -2 to 1"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n", "expected 4 corners"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n2 0 1\n", "no face has three vertices"),
-        (b"OFF\n\xff\xfe", "ASCII"),
-    ],
-)
-def test_unreadable_meshes_say_why(text, reason):
-    with pytest.raises(MeshError, match=reason):
-        parse_off(text)
-
-
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     path = tmp_path / "Tiny10.zip"
@@ -301,7 +261,7 @@ def test_a_cut_archive_is_refused_and_a_damaged_member_is_a_mesh_error(archive):
     at = data.index(b"8 6 0\n0 0 0\n0 0 2")
     archive.write_bytes(data[:at] + b"9" + data[at + 1 :])
     bad = [s for s in load_shapes(archive) if s.member == "Tiny10/table/train/b_2.off"]
-    with pytest.raises(MeshError, match="not readable: Bad CRC-32"):
+    with pytest.raises(MeshError, match=r"not readable: .*Bad CRC-32"):
         bad[0].mesh()
 
 
@@ -500,7 +460,8 @@ def test_other_settings_and_other_meshes_are_not_mixed_up(archive, tmp_path):
     assert (new.class_name, new.name) == (sample.class_name, sample.name)
     old = first.load()
     renewed = meshes.prepare_one(new, tmp_path, SMALL)
-    assert renewed.path == first.path
+    assert renewed.path != first.path
+    assert meshes.prepare_one(sample, tmp_path, SMALL).load().distances.tobytes() == old.distances.tobytes()
     assert not np.array_equal(renewed.load().distances, old.distances)
 
 

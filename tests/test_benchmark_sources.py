@@ -62,13 +62,13 @@ def test_steps_are_those_of_adamw_on_the_points_in_turn():
     networks = wa.WeightSpaceElement(architecture, tuple(params[0::2]), tuple(params[1::2]))
     for step in range(7):
         some = slice(step % 3 * 30, step % 3 * 30 + 30)
-        loss = (networks(points[:, some]).squeeze(-1) - distances[:, some]).square().mean(-1).sum()
+        loss = (networks(points[:, some], per_network=True).squeeze(-1) - distances[:, some]).square().mean(-1).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     torch.testing.assert_close(fitted.element.tensors(), [p.detach() for p in params], rtol=1e-9, atol=1e-12)
     # The quality is that of all points of the whole batches, for a peak of 1.
-    error = (networks(points[:, :90]).squeeze(-1) - distances[:, :90]).square().mean(-1)
+    error = (networks(points[:, :90], per_network=True).squeeze(-1) - distances[:, :90]).square().mean(-1)
     torch.testing.assert_close(fitted.psnr, -10 * error.detach().log10())
 
 
@@ -79,7 +79,7 @@ def test_a_fitted_solid_has_the_sign_of_its_inside():
     start = fitting.initial_weights(settings.convention, architecture, [1, 2])
     fitted = fitting.fit(read.coordinates, read.values, start, settings)
     clear = read.values.abs() > 0.05
-    shown = fitted.element(read.coordinates).squeeze(-1)
+    shown = fitted.element(read.coordinates, per_network=True).squeeze(-1)
     assert ((shown.sign() == read.values.sign()) | ~clear).float().mean() > 0.95
     assert (fitted.psnr > 25).all()
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from benchmarks.measuring.stacked import Stacked
 from benchmarks.models.dws import DWS
-from benchmarks.models.relation_transformer import RelationTransformer, Widths
+from benchmarks.models.graph_embedding import Widths
+from benchmarks.models.relation_transformer import RelationTransformer
 from weightaug import Architecture
 from weightaug.testing import random_element
 

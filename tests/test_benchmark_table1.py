@@ -197,7 +197,7 @@ def test_the_leak_of_the_papers_code_can_be_measured_on_one_view(run):
     assert {part.view for part in table1.fitting_jobs(settings)} == {0, 1, 2}
     cells = table1.training_jobs(settings)
     assert {(c.views, c.pool_views) for c in cells} == {(1, None), (1, 3)}
-    with pytest.raises(ValueError, match="fitted_views must be at least 2, as in views, got 1"):
+    with pytest.raises(ValueError, match="fitted_views must be at least 2, got 1"):
         Settings(views=(1, 2), fitted_views=1)
 
 
@@ -213,7 +213,7 @@ def test_partners_of_all_views_are_networks_of_training_images(run, tmp_path):
     prepared = training.prepare(cell, both)
     pool = prepared.transform.pool
     images = prepared.split.train
-    assert len(prepared.index) == len(images)
+    assert len(prepared.trained) == len(images)
     assert torch.equal(pool.element.flatten(), both.element[torch.cat([images, images + 40])].flatten())
     assert torch.equal(pool.targets[0].argmax(1), networks.labels[images].repeat(2))
     assert training.train(cell, both, lambda units: None)["status"] == "finished"
@@ -404,5 +404,5 @@ def test_a_preset_is_the_default_of_every_option():
 
 
 def test_unknown_rows_are_refused():
-    with pytest.raises(ValueError, match="unknown row 'jitter'; rows: none, translate"):
+    with pytest.raises(ValueError, match=r"rows must be of none, translate.*got jitter"):
         Settings(rows=("jitter",))

@@ -79,7 +79,9 @@ def test_settings_are_checked():
     with pytest.raises(ValueError, match="max_condition"):
         LoRAGauge("invertible", max_condition=0.5)
     with pytest.raises(ValueError, match="low-rank"):
-        LoRAGauge()(WeightSpaceElement(Architecture.siren((2, 3, 1)), (torch.ones(3, 2), torch.ones(1, 3)), (None, None)))
+        LoRAGauge()(
+            WeightSpaceElement(Architecture.siren((2, 3, 1)), (torch.ones(3, 2), torch.ones(1, 3)), (None, None))
+        )
 
 
 def test_state_dicts_with_the_names_of_peft():

@@ -1,5 +1,6 @@
 """Matching: planted symmetries, monotone objective, starts, methods, errors."""
 
+import math
 import sys
 from types import SimpleNamespace
 
@@ -10,17 +11,8 @@ from hypothesis import given, settings
 from scipy.optimize import linear_sum_assignment
 
 from tests.git_rebasin import weight_matching
-from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, _loops, act
-from weightaug.matching import (
-    align_to,
-    assign,
-    canonicalize,
-    distance,
-    match,
-    match_many,
-    sinkhorn,
-    weight,
-)
+from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, _loops, act, stack
+from weightaug.matching import align_to, assign, canonicalize, distance, function, match, match_many, restarts, weight
 from weightaug.matching.assignment import assign_again, unknown_prices
 from weightaug.matching.canonical import balance
 from weightaug.matching.descent import Pairs
@@ -229,7 +221,7 @@ def test_the_objective_is_monotone_and_counts_the_distance(arch, seed):
     assert torch.all(gains >= 0)
     after = pairs.objective(moves)
     torch.testing.assert_close(after - before, gains.sum(0))
-    gained = squared(a, b) - squared(a, act(b, moves.group(arch)))
+    gained = (squared(a, b) - squared(a, act(b, moves.group(arch)))) / pairs.scale.square()
     torch.testing.assert_close(gained / 2, gains.sum(0), rtol=1e-7, atol=1e-9)
 
 
@@ -308,7 +300,7 @@ def test_inputs_stay_untouched_and_no_graph_is_recorded():
     a, b = networks(SINE, 3), networks(SINE, 3, seed=1)
     a = a.map(lambda t: t.requires_grad_())
     before = [t.clone() for t in (*a.tensors(), *b.tensors())]
-    for group in (match(a, b), match(a, b, method="sinkhorn"), canonicalize(a)):
+    for group in (match(a, b), canonicalize(a)):
         assert not any(s.requires_grad for s in group.scale)
     assert all(torch.equal(x, y) for x, y in zip(before, (*a.tensors(), *b.tensors()), strict=True))
 
@@ -327,31 +319,78 @@ def test_networks_without_hidden_spaces():
 def test_activation_matching_recovers_a_planted_copy(arch):
     a = networks(arch, 4)
     b = act(a, symmetry(arch, 4))
-    inputs = torch.rand(64, arch.spaces[0].size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.3
-    aligned = act(b, match(a, b, method="activation", inputs=inputs))
+    points = torch.rand(64, arch.spaces[0].size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.3
+    aligned = act(b, match(a, b, method="activation", points=points))
     same_function(aligned, b)
     # Dead ReLU neurons and neurons that agree at all inputs cannot be told apart this way.
     assert squared(aligned, a).median() < (1e-12 if "relu" not in str(arch) else 0.5 * squared(a, b).median())
 
 
-def test_sinkhorn_matching():
-    a, b = networks(SINE, 6), networks(SINE, 6, seed=1)
-    aligned = act(b, match(a, b, method="sinkhorn"))
-    same_function(aligned, b)
-    plain = act(b, match(a, b, starts=("identity",)))
-    assert torch.all(squared(a, aligned) <= squared(a, plain) + 1e-12)
+def midpoint_error(a, b, points):
+    middle = WeightSpaceElement.unflatten(a.architecture, (a.flatten() + b.flatten()) / 2)
+    return (middle(points) - (a(points) + b(points)) / 2).square().mean((-1, -2))
 
 
-def test_sinkhorn_is_doubly_stochastic_differentiable_and_hardens():
-    score = torch.randn(4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    soft = sinkhorn(score, iterations=200)
-    torch.testing.assert_close(soft.sum(-1), torch.ones_like(soft[..., 0]))
-    torch.testing.assert_close(soft.sum(-2), torch.ones_like(soft[..., 0]))
-    (soft * torch.arange(5.0)).sum(-1).square().sum().backward()
-    assert torch.isfinite(score.grad).all()
-    assert score.grad.abs().sum() > 0
-    hard = sinkhorn(score.detach(), temperature=1e-3, iterations=2000).argmax(-1)
-    assert torch.equal(hard, assign(score.detach()))
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from([x for x in ARCHITECTURES[:13] if x.hidden]), st.integers(0, 10**6), st.booleans())
+def test_function_matching_never_makes_the_midpoint_worse(arch, seed, plain):
+    a, b = networks(arch, 3, seed=seed), networks(arch, 3, seed=seed + 1)
+    points = torch.rand(20, arch.spaces[0].size, dtype=torch.float64) * 2 - 1
+    symmetry = "permutation" if plain else "auto"
+    moved = act(b, match(a, b, method="function", points=points, symmetry=symmetry))
+    same_function(moved, b)
+    error = midpoint_error(a, moved, points)
+    for other in (b, act(b, match(a, b, symmetry=symmetry))):
+        assert torch.all(error <= midpoint_error(a, other, points) * (1 + 1e-9) + 1e-18)
+
+
+def test_function_matching_beats_the_weights_at_the_midpoint_and_finds_copies():
+    a, b = networks(SINE, 12), networks(SINE, 12, seed=1)
+    points = torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    by_function = midpoint_error(a, act(b, match(a, b, method="function", points=points)), points)
+    by_weight = midpoint_error(a, act(b, match(a, b)), points)
+    assert by_function.mean() < 0.8 * by_weight.mean()
+    copy = act(a, symmetry(SINE, 12))
+    assert_same(act(copy, match(a, copy, method="function", points=points)), a)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES[:12], ids=NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_function_matching_in_other_dtypes(arch, dtype):
+    a, b = networks(arch, 2, dtype=dtype), networks(arch, 2, seed=1, dtype=dtype)
+    group = match(a, b, method="function", points=torch.rand(9, arch.spaces[0].size))
+    assert all(s is None or s.dtype == dtype for s in group.scale)
+    assert all(torch.equal(p.sort(-1).values, torch.arange(p.shape[-1]).expand_as(p)) for p in group.permutation)
+
+
+def test_function_matching_pair_by_pair_and_in_pieces(monkeypatch):
+    a, b = networks(SINE, 7), networks(SINE, 7, seed=1)
+    points = torch.rand(30, 2, dtype=torch.float64)
+    whole = match(a, b, method="function", points=points)
+    monkeypatch.setattr(function, "_ENTRIES", 3 * 30 * 8)
+    pieces = match(a, b, method="function", points=points)
+    alone = [match(x, y, method="function", points=points) for x, y in zip(a, b, strict=True)]
+    for s, (p, q) in enumerate(zip(whole.permutation, pieces.permutation, strict=True)):
+        assert torch.equal(p, q)
+        assert torch.equal(p, torch.stack([g.permutation[s] for g in alone]))
+    for batch in ((), (0,), (2, 3)):
+        x, y = networks(SINE, *batch), networks(SINE, *batch, seed=1)
+        assert match(x, y, method="function", points=points).permutation[0].shape == (*batch, 8)
+
+
+def test_function_matching_needs_networks_that_can_be_evaluated():
+    two = Architecture(
+        (Space("in", 2), Space("h", 4, Activation("tanh")), Space("u", 1), Space("v", 1)),
+        (Layer("first", "in", "h"), Layer("left", "h", "u"), Layer("right", "h", "v")),
+    )
+    for arch in (CONV, two):
+        with pytest.raises(ValueError, match=r"one output space and linear layers.*method='weight'"):
+            match(networks(arch, 2), networks(arch, 2), method="function", points=torch.zeros(3, 2))
+    with pytest.warns(UserWarning, match="unknown"):
+        strange = Architecture.mlp((2, 4, 1), Activation("swishy"))
+    for method in ("activation", "function"):
+        with pytest.raises(ValueError, match="evaluated, got 'swishy'"):
+            match(networks(strange, 2), networks(strange, 2), method=method, points=torch.zeros(3, 2))
 
 
 # -- many networks ---------------------------------------------------------------------------------------
@@ -391,6 +430,55 @@ def test_match_many_is_cycle_consistent_and_no_worse_than_one_reference():
         match_many(x[0])
 
 
+def spread(y):
+    """The sum of squared distances to the mean, of sets of networks."""
+    return (y.flatten() - y.flatten().mean(-2, keepdim=True)).square().sum((-1, -2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(ARCHITECTURES), st.integers(1, 4), st.sampled_from([0.1, 0.5, 5.0]), st.integers(0, 10**6))
+def test_match_many_never_ends_farther_apart_than_it_began(arch, count, std, seed):
+    x = networks(arch, 2, count, seed=seed, std=std)
+    group, center = match_many(x)
+    y = act(x, group)
+    same_function(y, x)
+    assert torch.all(spread(y) <= spread(x) * (1 + 1e-9) + 1e-12)
+    assert_same(y[:, 0], x[:, 0])
+    assert_same(center, y.map(lambda t: t.mean(1)))
+
+
+def merge_many(x, generator, **options):
+    """MergeMany of Git Re-Basin for a set of networks: each is aligned to the mean of the others until nothing changes.
+
+    Ainsworth et al. (2022), algorithm 3, with any alignment of pairs. Returns them in the frame of the first one.
+    """
+    placed = [x[i] for i in range(len(x))]
+    first = GroupElement.identity(x.architecture)
+    while True:
+        changed = False
+        for i in torch.randperm(len(x), generator=generator).tolist():
+            others = stack(placed[:i] + placed[i + 1 :]).map(lambda t: t.mean(0))
+            group = match(others, placed[i], **options)
+            new = act(placed[i], group)
+            if squared(others, new) < squared(others, placed[i]) * (1 - 1e-9):
+                placed[i], changed = new, True
+                first = group @ first if i == 0 else first
+        if not changed:
+            return act(stack(placed), first.inverse())
+
+
+@pytest.mark.parametrize("name", ["sine", "tanh", "gelu", "relu"])
+@pytest.mark.parametrize("symmetry", ["permutation", "auto"])
+def test_match_many_is_never_worse_than_merge_many(name, symmetry):
+    arch = Architecture.mlp((2, 8, 8, 1), Activation(name, 30.0 if name == "sine" else 1.0))
+    x = networks(arch, 6, 5, seed=2)
+    options = {"symmetry": symmetry} | ({"starts": ("identity",)} if symmetry == "permutation" else {})
+    ours = spread(act(x, match_many(x, symmetry=symmetry)[0]))
+    for i in range(len(x)):
+        theirs = merge_many(x[i], torch.Generator().manual_seed(i), **options)
+        assert ours[i] <= spread(theirs) * (1 + 1e-9)
+
+
 # -- the assignment solver -------------------------------------------------------------------------------
 
 
@@ -423,6 +511,59 @@ def test_scores_that_are_not_finite_are_refused(value):
         assign(score)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e100, 1e160, 1.7e308])
+@pytest.mark.parametrize("again", [False, True])
+def test_scores_of_any_size_are_assigned(size, again):
+    score = (torch.rand(4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1) * size
+    score[3] /= size  # each matrix has a size of its own
+    for _ in range(2):
+        found = assign_again(score, unknown_prices(score))[0] if again else assign(score)
+        expected = [linear_sum_assignment(s.numpy() / s.abs().max().item(), maximize=True)[1] for s in score]
+        assert found.tolist() == [e.tolist() for e in expected]
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        torch.tensor([[[1, 5], [2, 3]]]),
+        torch.tensor([[[False, True], [False, False]]]),
+        torch.tensor([[[-60000.0, 60000.0], [0.0, -60000.0]]], dtype=torch.float16),
+        torch.tensor([[[1.0, 5.0], [2.0, 3.0]]], dtype=torch.bfloat16),
+        torch.tensor([[[1.0, 5.0], [2.0, 3.0]]], requires_grad=True),
+        torch.tensor([[[1.0, 2.0], [5.0, 3.0]]]).mT,
+        torch.tensor([[[1.0, 5.0], [2.0, 3.0]]]).expand(3, 2, 2),
+    ],
+    ids=["int", "bool", "half", "bfloat16", "grad", "transposed", "expanded"],
+)
+def test_scores_of_any_form_are_assigned(score):
+    found, prices = assign_again(score, unknown_prices(score))
+    for result in (assign(score), found, assign_again(score, prices)[0]):
+        assert result.tolist() == [[1, 0]] * len(score)
+        assert result.dtype == torch.int64
+        assert not result.requires_grad
+
+
+def test_assignments_of_nothing():
+    for shape in ((0, 3, 3), (2, 0, 0), (0, 0, 0)):
+        assert assign(torch.zeros(shape)).shape == shape[:2]
+        assert assign_again(torch.zeros(shape), unknown_prices(torch.zeros(shape)))[0].shape == shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "message"),
+    [
+        (torch.zeros(1, 6, 4), ValueError, r"\(batch, n, n\), got shape \(1, 6, 4\).*fill up the smaller side"),
+        (torch.zeros(4, 4), ValueError, r"got shape \(4, 4\).*unsqueeze\(0\)"),
+        (torch.zeros(1, 2, 2, dtype=torch.complex64), TypeError, "real numbers, got a tensor of torch.complex64"),
+        ([[[1.0]]], TypeError, "got list; torch.as_tensor"),
+        (torch.eye(2).numpy()[None], TypeError, "got ndarray; torch.as_tensor"),
+    ],
+)
+def test_what_are_no_scores_is_refused(score, error, message):
+    with pytest.raises(error, match=message):
+        assign(score)
+
+
 @settings(deadline=None)
 @given(st.sampled_from([x for x in ARCHITECTURES if x.hidden]), st.integers(0, 10**6), st.integers(0, 6))
 def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):
@@ -433,7 +574,7 @@ def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):
     a, b = (networks(arch, 5, seed=s) for s in (seed, seed + 1))
     compiled, readable = Pairs(a, b, rules), Pairs(a, b, rules)
     readable._loops = None
-    moves = readable.descend(weight._random(b, rules, torch.Generator().manual_seed(seed)), max_sweeps=1)
+    moves = readable.descend(restarts.random_moves(b, rules, torch.Generator().manual_seed(seed)), max_sweeps=1)
     todo = None if count > 5 else torch.randperm(5, generator=torch.Generator().manual_seed(seed))[:count]
     for slot in range(len(rules)):
         for known in (None, frozenset(), frozenset([0])):
@@ -443,8 +584,8 @@ def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):
                     continue
                 ours = compiled._visit(slot, moves, todo, known, search=search)
                 theirs = readable._visit(slot, moves, todo, known, search=search)
-                score, *_ = compiled._decide(slot, *ours[:2], todo)
-                expected, *_ = readable._decide(slot, *theirs[:2], todo)
+                score, *_ = compiled.decide(slot, *ours[:2], todo)
+                expected, *_ = readable.decide(slot, *theirs[:2], todo)
                 torch.testing.assert_close(score, expected)  # ties may be broken differently
                 torch.testing.assert_close(ours[2], theirs[2])
 
@@ -483,13 +624,20 @@ def test_assignments_stay_on_the_gpu_if_they_can(monkeypatch):
         ({"symmetry": "rotation"}, "got 'rotation'"),
         ({"symmetry": ()}, "expected 'auto'"),
         ({"method": "magic"}, "'magic'"),
-        ({"method": "activation"}, "needs inputs"),
-        ({"inputs": torch.zeros(3, 2)}, "only that method"),
-        ({"method": "activation", "inputs": torch.zeros(3, 5)}, r"\(n, 2\)"),
-        ({"method": "activation", "inputs": torch.full((3, 2), torch.nan)}, "finite"),
+        ({"method": "activation"}, "need points"),
+        ({"method": "function"}, "need points"),
+        ({"points": torch.zeros(3, 2)}, "'weight' takes none"),
+        ({"method": "activation", "points": torch.zeros(3, 5)}, r"\(n, 2\)"),
+        ({"method": "activation", "points": torch.full((3, 2), torch.nan)}, "finite"),
         ({"starts": ("nowhere",)}, "nowhere"),
         ({"starts": ()}, "one or several"),
-        ({"method": "sinkhorn", "starts": ("identity",)}, "takes no starts"),
+        ({"method": "activation", "points": torch.zeros(3, 2), "kicks": 3}, "takes no starts"),
+        ({"method": "activation", "points": torch.zeros(4, 4, 2)}, r"points\.reshape\(-1, 2\)"),
+        ({"method": "activation", "points": torch.zeros(0, 2)}, "n >= 1"),
+        ({"starts": "forward"}, "a sequence of"),
+        ({"starts": 3}, "a sequence of"),
+        ({"kicks": -1}, "kicks: expected at least 0, got -1"),
+        ({"max_sweeps": 0}, "max_sweeps: expected at least 1, got 0"),
     ],
 )
 def test_errors(change, message):
@@ -512,3 +660,152 @@ def test_phases_need_a_bias():
     assert match(a, b).shift == (None,)
     with pytest.raises(ValueError, match="a phase also needs a bias"):
         match(a, b, symmetry="phase")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kicks": 1.5}, "kicks: expected a whole number, got 1.5"),
+        ({"kicks": True}, "kicks"),
+        ({"max_sweeps": None}, "max_sweeps"),
+        ({"generator": 0}, r"generator: .*manual_seed"),
+        ({"symmetry": 3}, "symmetry"),
+        ({"symmetry": (1, 2)}, "symmetry"),
+        ({"b": torch.zeros(2)}, "b: expected a WeightSpaceElement, got Tensor"),
+        ({"a": networks(SINE, 2).map(lambda t: t.to(torch.int64))}, "floating-point"),
+        ({"method": "activation", "points": [[0.0, 0.0]]}, "torch.as_tensor"),
+    ],
+)
+def test_wrong_types(change, message):
+    with pytest.raises(TypeError, match=message):
+        match(**{"a": networks(SINE, 2), "b": networks(SINE, 2, seed=1), **change})
+
+
+# -- large, small, and alike -------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([x for x in ARCHITECTURES if x.hidden]),
+    st.integers(0, 10**6),
+    st.sampled_from([1e-200, 1e-100, 1e77, 1e120, 1e160, 1e250]),
+)
+def test_the_size_of_weights_changes_no_assignment(arch, seed, size):
+    # Powers of two move no digit, so that the answer is the same one. Biases of half periods have a size of their own,
+    # and scales are balanced before.
+    factor = 2.0 ** round(math.log2(size))
+    rule = tuple({"permutation", "sign"} & {n for s in arch.hidden for n in s.activation.symmetries})
+    a, b = networks(arch, 3, seed=seed), networks(arch, 3, seed=seed + 1)
+    expected = match(a, b, symmetry=rule)
+    found = match(a.map(lambda t: t * factor), b.map(lambda t: t * factor), symmetry=rule)
+    for p, q in zip(found.permutation, expected.permutation, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_pairs_of_very_different_sizes_in_one_batch():
+    a, b = networks(SINE, 3), networks(SINE, 3, seed=1)
+    size = torch.tensor([2.0**-600, 1.0, 2.0**600], dtype=torch.float64)
+
+    def sized(x):
+        return x.map(lambda t: t * size.view(-1, *(1,) * (t.dim() - 1)))
+
+    alone = match(a, b, symmetry="sign")
+    for p, q in zip(match(sized(a), sized(b), symmetry="sign").permutation, alone.permutation, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_phases_of_small_weights_are_found_and_lost_ones_refused():
+    small = networks(SINE, 6).map(lambda t: t * 1e-160)  # far below a half period
+    copy = act(small, symmetry(SINE, 6)).map(lambda t: t.clone())
+    permuted = match(small, copy).permutation
+    assert all(torch.equal(p.sort(1).values, torch.arange(8).expand(6, 8)) for p in permuted)
+    with pytest.raises(ValueError, match=r"layer0\.bias.*2\^50 half periods.*symmetry=\('permutation', 'sign'\)"):
+        match(small, small.map(lambda t: t + 1e77))
+
+
+def alike(arch, kind, seed, batch=4):
+    """Networks with neurons that look alike: by what they read, by what they read and write, or mostly zero."""
+    x = networks(arch, batch, seed=seed).map(lambda t: t.clone())
+    if kind == "pruned":
+        generator = torch.Generator().manual_seed(seed)
+        return x.map(lambda t: t * (torch.rand(t.shape, generator=generator) < 0.4))
+    for l in range(len(arch.layers) - 1):
+        for t in (x.weights[l], x.biases[l]):
+            t[:, 1], t[:, 2] = t[:, 0], t[:, 3]
+    if kind == "rows and columns":
+        for w in x.weights[1:]:
+            w[:, :, 4] = w[:, :, 0]
+    return x
+
+
+@pytest.mark.parametrize("kind", ["rows", "rows and columns", "pruned"])
+@pytest.mark.parametrize(
+    "activation", ["tanh", "gelu", "gaussian", Activation("sine", 30.0), Activation("cosine", 5.0)]
+)
+def test_copies_whose_neurons_look_alike_are_found(activation, kind):
+    for sizes in ((2, 8, 8, 1), (2, 8, 8, 8, 1)):
+        a = alike(Architecture.mlp(sizes, activation), kind, seed=len(sizes))
+        b = act(a, symmetry(a.architecture, len(a), seed=1))
+        found = act(b, match(a, b))
+        assert squared(a, found).max() < 1e-18
+        assert distance(a, b).max() < 1e-9
+
+
+# -- the surrounding mode ----------------------------------------------------------------------------------
+
+MODES = {
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "device": lambda: torch.device("meta"),
+    "gradients": torch.enable_grad,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_change_nothing(mode):
+    a, b = networks(SINE, 3), networks(SINE, 3, seed=1)
+    points = torch.rand(9, 2, dtype=torch.float64)
+    calls = [
+        {"starts": STARTS, "kicks": 2},
+        {"symmetry": "permutation"},
+        {"method": "activation", "points": points},
+        {"method": "function", "points": points},
+    ]
+    for options in calls:
+        expected = match(a, b, generator=torch.Generator().manual_seed(0), **options)
+        with MODES[mode]():
+            found = match(a, b, generator=torch.Generator().manual_seed(0), **options)
+        for p, q in zip(found.permutation, expected.permutation, strict=True):
+            assert torch.equal(p, q)
+        for s in found.scale:
+            assert s is None or not s.is_inference()
+
+
+def test_a_default_dtype_changes_nothing(monkeypatch):
+    a, b = networks(SINE, 3), networks(SINE, 3, seed=1)
+    options = {"starts": STARTS, "kicks": 2}
+    expected = match(a, b, generator=torch.Generator().manual_seed(0), **options)
+    torch.set_default_dtype(torch.float16)
+    try:
+        found = match(a, b, generator=torch.Generator().manual_seed(0), **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for p, q in zip((*found.permutation, *found.shift), (*expected.permutation, *expected.shift), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_compiled_step_breaks_around_the_matching():
+    a, b = networks(SINE, 3), networks(SINE, 3, seed=1)
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    def step(a, b):
+        return act(b.map(lambda t: 2 * t), match(a, b.map(lambda t: 2 * t)))
+
+    compiled = torch.compile(step, backend=count)
+    assert_same(compiled(a, b), step(a, b))
+    assert sum(graphs) < 200  # the doubling and the action, no visit
+    torch._dynamo.reset()

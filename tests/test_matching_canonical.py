@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 
 from tests.test_matching import ARCHITECTURES, SINE, assert_same, each_architecture, networks, same_function, symmetry
-from weightaug import Architecture, act
-from weightaug.matching import canonicalize
+from weightaug import Architecture, WeightSpaceElement, act
+from weightaug.matching import canonicalize, distance
 from weightaug.matching.canonical import balance
 from weightaug.matching.rules import resolve
 
@@ -96,3 +96,78 @@ def test_balanced_norms():
         incoming = y.weights[l].square().sum(2) + y.biases[l].square()
         torch.testing.assert_close(incoming, y.weights[l + 1].square().sum(1))
     assert torch.all(y.flatten().norm(dim=-1) <= x.flatten().norm(dim=-1))
+
+
+# -- degenerate networks -----------------------------------------------------------------------------------
+
+
+def degenerate(arch, kind, count, seed):
+    """Networks with many ties: pruned ones, few different weights, equal and opposite neurons."""
+    generator = torch.Generator().manual_seed(seed)
+    vector = networks(arch, count, seed=seed).flatten()
+    if kind in ("whole", "sparse whole"):  # few different weights, so that most neurons have equals
+        vector = torch.randint(-1, 2, vector.shape, generator=generator).double()
+    if kind in ("half", "sparse", "sparse whole", "nearly nothing"):
+        share = {"half": 0.5, "nearly nothing": 0.04}.get(kind, 0.15)
+        vector = vector * (torch.rand(vector.shape, generator=generator) < share)
+    x = WeightSpaceElement.unflatten(arch, vector.clone())
+    if kind == "equal":
+        for tensor in x.tensors():
+            if tensor.shape[1] >= 4:
+                tensor[:, 1], tensor[:, 3] = tensor[:, 0], -tensor[:, 2]
+    return x
+
+
+KINDS = ("half", "sparse", "nearly nothing", "whole", "sparse whole", "equal")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ARCHITECTURES), st.sampled_from(KINDS), st.integers(0, 10**6))
+def test_degenerate_networks(arch, kind, seed):
+    x = degenerate(arch, kind, 4, seed)
+    y = canonical(x)
+    moved = act(x, symmetry(arch, 4, seed=seed))
+    same_function(y, x)
+    assert_same(canonical(moved), y, 1e-7)
+    assert_same(canonical(y), y, 1e-7)
+    assert distance(x, moved).max() < 1e-6
+    other = degenerate(arch, kind, 4, seed + 1)
+    apart = distance(x, other)
+    torch.testing.assert_close(distance(moved, act(other, symmetry(arch, 4, seed=seed + 1))), apart)
+    torch.testing.assert_close(distance(other, x), apart)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["tanh", "gaussian", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_permutations_and_signs_are_exact_in_half_precision(dtype, name, kind):
+    arch = Architecture.mlp((2, 8, 8, 1), name)
+    x = degenerate(arch, kind, 10, 3).to(dtype)
+    y = canonical(x)
+    assert torch.equal(canonical(act(x, symmetry(arch, 10, dtype=dtype))).flatten(), y.flatten())
+    assert torch.equal(canonical(y).flatten(), y.flatten())
+
+
+def test_phases_and_scales_do_not_change_the_form_beyond_rounding():
+    for arch in (SINE, Architecture.mlp((2, 8, 8, 1), "relu")):
+        x = degenerate(arch, "equal", 50, 5).to(torch.float32)
+        assert_same(canonical(act(x, symmetry(arch, 50, dtype=torch.float32))), canonical(x), 1e-4)
+
+
+def test_equal_parts_of_a_network_may_change_places():
+    # Two chains of neurons that differ in their second weight alone: no neuron of the first layer differs by itself.
+    arch = Architecture.mlp((1, 2, 2, 1), "tanh", bias=False)
+    one, two = torch.ones(1, 2, 1), torch.ones(1, 1, 2)
+    x = WeightSpaceElement(arch, (one, torch.tensor([[[2.0, 0.0], [0.0, 3.0]]]), two), (None,) * 3)
+    y = WeightSpaceElement(arch, (one, torch.tensor([[[3.0, 0.0], [0.0, 2.0]]]), two), (None,) * 3)
+    crossed = WeightSpaceElement(arch, (one, torch.tensor([[[0.0, 2.0], [3.0, 0.0]]]), two), (None,) * 3)
+    assert_same(canonical(x), canonical(y))
+    assert_same(canonical(x), canonical(crossed))
+
+
+def test_scales_of_neurons_that_are_cut_off_stay_within_half_precision():
+    arch = Architecture.mlp((2, 8, 8, 1), "abs")
+    x = networks(arch, 100, seed=3).flatten()
+    x = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.1)
+    y = canonical(WeightSpaceElement.unflatten(arch, x).to(torch.float16))
+    assert torch.all(y.flatten().isfinite())

@@ -149,7 +149,7 @@ def test_target_modes():
     assert regression.shape == (32,)
     with pytest.raises(ValueError, match=r"must lead with the batch shape \(32,\)"):
         Mixup()(x, torch.rand(31, 2))
-    with pytest.raises(TypeError, match="must be tensors"):
+    with pytest.raises(TypeError, match=r"torch\.as_tensor"):
         Mixup()(x, [1.0] * 32)
     with pytest.raises(ValueError, match="'mix', 'dominant' or 'keep'"):
         Mixup(targets="mean")
@@ -264,5 +264,5 @@ def test_a_container_checks_before_it_draws():
 
 
 def test_mix_target_needs_fitting_shapes():
-    with pytest.raises(ValueError, match="leading batch shape"):
+    with pytest.raises(ValueError, match="lead with the batch shape"):
         mix_target(torch.zeros(3), torch.zeros(3), torch.ones(2))

@@ -94,7 +94,7 @@ def test_random_quantiles_fill_their_range():
     st.integers(0, 999),
     st.integers(1, 40),
     st.sampled_from([1, 3, 1000]),
-    st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.float64]),
     st.booleans(),
 )
 def test_neighbours_in_order_are_those_of_the_sorted_row(seed, n, different, dtype, numba):

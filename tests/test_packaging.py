@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import weightaug
-from weightaug import _loops
 
 ROOT = Path(__file__).parents[1]
 NAMES: dict[str, list[str]] = json.loads((ROOT / "tests" / "public_names.json").read_text())
@@ -40,7 +39,8 @@ def test_no_public_module_is_unguarded() -> None:
     files = [*(ROOT / "weightaug").glob("*.py"), *(ROOT / "weightaug").glob("*/__init__.py")]
     found = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files}
     found = {name for name in found if "._" not in name}
-    told_by_the_package = {"weightaug.architecture", "weightaug.element", "weightaug.group"}
+    ours = ("architecture", "calibration", "element", "evaluation", "group", "points")
+    told_by_the_package = {f"weightaug.{name}" for name in ours}
     assert found - told_by_the_package == set(PUBLIC) == set(NAMES)
 
 
@@ -107,20 +107,6 @@ def version(text: str) -> tuple[int, ...]:
 
 def test_version_is_told_once() -> None:
     assert weightaug.__version__ == PROJECT["project"]["version"]
-
-
-def test_without_a_numba_that_works_there_is_a_warning_and_no_error(monkeypatch) -> None:
-    pytest.importorskip("numba", reason="needs the extra 'fast': pip install 'weightaug[fast]'")
-    assert _loops.load("selection").neighbours_in_order is not None
-
-    def broken(name: str) -> None:
-        raise ImportError("Numba needs NumPy 9.9 or less")
-
-    monkeypatch.setattr(_loops.importlib, "import_module", broken)
-    with pytest.warns(UserWarning, match=r"Numba needs NumPy 9\.9.*does without it"):
-        assert _loops.load.__wrapped__("matching") is None
-    monkeypatch.setattr(_loops.importlib.util, "find_spec", lambda name: None)
-    assert _loops.load.__wrapped__("matching") is None
 
 
 def test_the_package_imports_only_what_it_declares() -> None:

@@ -21,6 +21,7 @@ from weightaug import (
     SirenBias,
     SirenNegation,
     Space,
+    _operations,
     act,
 )
 from weightaug.testing import architectures, assert_close, assert_equal, assert_same_function, elements, random_element
@@ -69,8 +70,8 @@ def test_momenta_and_gradients_follow_the_weights(element, seed):
     moved = group(element)
     # A step before the symmetry is the moved step after it.
     step = random_element(element.architecture, (2,), seed=7)
-    there = group(F._zip(torch.add, element, step))
-    assert_close(there, F._zip(torch.add, moved, act(step, group, Kind.TANGENT)), rtol=1e-8, atol=1e-9)
+    there = group(_operations.zipped(torch.add, element, step))
+    assert_close(there, _operations.zipped(torch.add, moved, act(step, group, Kind.TANGENT)), rtol=1e-8, atol=1e-9)
     # The gradient at the moved weights is the moved gradient.
     x = torch.linspace(-1, 1, 5 * element.architecture.inputs[0].size, dtype=torch.float64).view(5, -1)
 

@@ -36,9 +36,9 @@ from weightaug import (
     act,
     matching,
 )
-from weightaug.adapters import from_modules, to_modules, to_state_dicts
+from weightaug._tracing.check import random_symmetry
+from weightaug.adapters import from_modules, recompute_statistics, to_modules, to_state_dicts
 from weightaug.testing import check_transform
-from weightaug.tracing.check import random_symmetry
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 TRANSFORMS: list[Transform] = [
@@ -341,6 +341,24 @@ def test_the_laws_of_transforms_on_heads(transform: Transform):
     _, _, element = traced("encoder_layer")
     batch = element.map(lambda t: torch.stack([t, 2 * t, t + 1]))
     check_transform(transform, batch, graph=False)
+
+
+def test_statistics_are_recomputed_from_data():
+    torch.manual_seed(0)
+    module = exercised(WildPark()).train()
+    batches = [torch.randn(8, 1, 9, 9, dtype=torch.float64) for _ in range(3)]
+    renewed = recompute_statistics(module, batches)
+    first = [module.first(x) for x in batches]
+    torch.testing.assert_close(renewed.norms[0].running_mean, torch.stack([y.mean((0, 2, 3)) for y in first]).mean(0))
+    torch.testing.assert_close(
+        renewed.norms[0].running_var, torch.stack([y.transpose(0, 1).flatten(1).var(1) for y in first]).mean(0)
+    )
+    assert renewed.training
+    assert not torch.equal(module.norms[0].running_mean, renewed.norms[0].running_mean)
+    with pytest.raises(ValueError, match="no BatchNorm"):
+        recompute_statistics(nn.Linear(2, 2), batches)
+    with pytest.raises(ValueError, match="at least one batch"):
+        recompute_statistics(module, [])
 
 
 # -- matching --------------------------------------------------------------------------------------------

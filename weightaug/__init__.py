@@ -3,12 +3,17 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from weightaug._conventions import convert
 from weightaug.architecture import Activation, Architecture, Layer, Space, TensorSpec
+from weightaug.calibration import calibrate
 from weightaug.element import WeightSpaceElement, cat, collate, stack
+from weightaug.evaluation import psnr, render
 from weightaug.group import GroupElement, Kind, act
+from weightaug.points import Points
 from weightaug.transforms import (
     Affine,
     AlignedMixup,
+    AlignTo,
     Compose,
     Dropout,
     GaussianNoise,
@@ -25,6 +30,7 @@ from weightaug.transforms import (
     QuantileDropout,
     RandomApply,
     RandomOrder,
+    Refit,
     Reflect,
     ReLUScale,
     Rotate,
@@ -32,6 +38,7 @@ from weightaug.transforms import (
     SelfMixup,
     SirenBias,
     SirenNegation,
+    Standardize,
     Transform,
     Translate,
 )
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Activation",
     "Affine",
+    "AlignTo",
     "AlignedMixup",
     "Architecture",
     "Compose",
@@ -64,12 +72,14 @@ __all__ = [
     "OneOf",
     "Permute",
     "PermutedMixup",
+    "Points",
     "Pool",
     "Preserves",
     "QuantileDropout",
     "RandomApply",
     "RandomOrder",
     "ReLUScale",
+    "Refit",
     "Reflect",
     "Rotate",
     "Scale",
@@ -77,13 +87,18 @@ __all__ = [
     "SirenBias",
     "SirenNegation",
     "Space",
+    "Standardize",
     "TensorSpec",
     "Transform",
     "Translate",
     "WeightSpaceElement",
     "act",
+    "calibrate",
     "cat",
     "collate",
+    "convert",
+    "psnr",
+    "render",
     "stack",
 ]
 

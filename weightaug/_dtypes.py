@@ -1,13 +1,11 @@
-"""Dtypes of weights, and the modes that would change them."""
+"""Dtypes of weights."""
 
 from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_weights_dtype", "without_autocast"]
+__all__ = ["check_weights_dtype"]
 
 _WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -35,11 +33,3 @@ def check_weights_dtype(name: str, tensor: Tensor) -> None:
             "scale); or tensor.to(torch.float32) if they are the weights themselves"
         )
     raise ValueError(f"{name}: expected a floating dtype, got {dtype}; {fix}")
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which operations keep the dtype of their tensors, whatever surrounds it."""
-    kind = device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)

@@ -39,6 +39,9 @@ def neighbours_in_order(values: Tensor, position: Tensor, most: int) -> tuple[Te
     """
     if not position.numel():
         return values.new_empty(position.shape), values.new_empty(position.shape)
+    if values.device.type == "cpu" and values.dtype in (torch.float16, torch.bfloat16):
+        at, after = neighbours_in_order(values.float(), position, most)  # every value is one of float32, too
+        return at.to(values.dtype), after.to(values.dtype)
     if values.device.type != "cpu" or values.dtype not in _BITS:
         count = min(most + 2, values.shape[-1])
         ordered = values.topk(count, dim=-1, largest=False, sorted=True).values
@@ -46,7 +49,7 @@ def neighbours_in_order(values: Tensor, position: Tensor, most: int) -> tuple[Te
         at, after = (ordered.gather(-1, p.unsqueeze(-1)).squeeze(-1) for p in (position, next_one))
         return at, after
     rows = values.detach().reshape(-1, values.shape[-1]).contiguous().numpy()
-    places = position.reshape(-1).contiguous().numpy()
+    places = position.reshape(-1).to(torch.int64).contiguous().numpy()
     low, high = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
     fast = _loops.load("selection")
 

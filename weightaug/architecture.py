@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightaug._axes import TensorSpec
 from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
-from weightaug.axes import TensorSpec
-from weightaug.table import Plan, check_table, expand_layers, plan_table
+from weightaug._table import Plan, check_table, expand_layers, plan_table
 
 __all__ = ["Activation", "Architecture", "Layer", "Space", "TensorSpec"]
 
@@ -301,6 +301,8 @@ class Architecture:
             multi-layer perceptron. Empty for an architecture that is declared tensor by tensor.
         output_offset: Constant that is added to every output (0.5 in the INRs of DWSNets and the paper).
         tensors: Every tensor, and what its axes follow. Layers expand to it; give one or the other.
+        convention: Name of the convention of coordinates and values that the networks follow, where it is known;
+            see :func:`weightaug.convert`. Networks of different conventions are of different architectures.
 
     Attributes:
         hidden: The hidden spaces, in the order that every per-space tuple follows.
@@ -323,6 +325,7 @@ class Architecture:
     layers: tuple[Layer, ...] = ()
     output_offset: float = 0.0
     tensors: tuple[TensorSpec, ...] = ()
+    convention: str | None = field(default=None, kw_only=True)
 
     # What follows from them. Every transform asks for it in every call, so it is worked out once.
     hidden: tuple[Space, ...] = field(init=False, repr=False, compare=False)
@@ -342,6 +345,8 @@ class Architecture:
         put(self, "spaces", as_parts(self.spaces, Space, "spaces"))
         put(self, "layers", as_parts(self.layers, Layer, "layers"))
         put(self, "output_offset", as_number(self.output_offset, "output_offset"))
+        if self.convention is not None:
+            put(self, "convention", as_text(self.convention, "convention"))
         self._check_fields()
         put(self, "tensors", tuple(self.tensors) or expand_layers(self.spaces, self.layers))
         put(self, "wiring", self._wire() if self.layers else self._wire_table())
@@ -357,7 +362,7 @@ class Architecture:
         put(self, "masters", tuple([slots.get(s.permutes_with or s.name, 0) for s in self.hidden]))
         put(self, "outers", tuple([slots.get(s.within or "") for s in self.hidden]))
         put(self, "outer_sizes", tuple([None if s.within is None else sizes[s.within] for s in self.hidden]))
-        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.tensors)))
+        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.tensors, self.convention)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -365,13 +370,14 @@ class Architecture:
     def __reduce__(self) -> tuple[Any, ...]:
         # Hashes of strings differ between processes, so the cached one must not travel.
         if not self.is_declared:
-            return type(self), (self.spaces, self.layers, self.output_offset)
+            return _rebuild, (self.spaces, self.layers, self.output_offset, self.convention)
         return _restore, ((self.spaces, self.layers, self.output_offset, self.tensors), self.module)
 
     def __repr__(self) -> str:
         if self.is_declared:  # hundreds of tensors are no help in a message
             return f"<Architecture of {len(self.tensors)} tensors, {len(self.hidden)} spaces>"
         parts = f"spaces={self.spaces!r}, layers={self.layers!r}, output_offset={self.output_offset!r}"
+        parts += "" if self.convention is None else f", convention={self.convention!r}"
         return f"Architecture({parts})"
 
     def _check_fields(self) -> None:
@@ -560,7 +566,7 @@ class Architecture:
             ValueError: If the module cannot be exported, an operator is not understood (the message names the module
                 and the operator), or no symmetry is found.
         """
-        from weightaug.tracing import derive
+        from weightaug._tracing import derive
 
         return derive(module, example_input, check=check)
 
@@ -588,7 +594,7 @@ class Architecture:
 
     def describe(self) -> str:
         """A table of the hidden spaces: size, symmetries, what writes and reads them; and how much they cover."""
-        from weightaug.table import describe_table
+        from weightaug._table import describe_table
 
         return describe_table(self)
 
@@ -613,6 +619,7 @@ class Architecture:
                 for l in self.layers
             ],
             "output_offset": self.output_offset,
+            **({} if self.convention is None else {"convention": self.convention}),
         }
         if self.is_declared:
             plain["tensors"] = [spec.to_dict() for spec in self.tensors]
@@ -634,7 +641,7 @@ class Architecture:
                 Layer(l["name"], l["reads"], l["writes"], tuple(l["kernel"]), l["bias"]) for l in data["layers"]
             )
             tensors = tuple(TensorSpec.from_dict(t) for t in data.get("tensors", ()))
-            return cls(spaces, layers, data["output_offset"], tensors)
+            return cls(spaces, layers, data["output_offset"], tensors, convention=data.get("convention"))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"not an architecture: {error!r}; expected the keys that Architecture.to_dict writes"
@@ -654,3 +661,9 @@ def _restore(fields: tuple[Any, ...], module: nn.Module | None) -> Architecture:
     architecture = Architecture(*fields)
     object.__setattr__(architecture, "module", module)
     return architecture
+
+
+def _rebuild(
+    spaces: tuple[Space, ...], layers: tuple[Layer, ...], output_offset: float, convention: str | None
+) -> Architecture:
+    return Architecture(spaces, layers, output_offset, convention=convention)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +14,14 @@ from torch.utils import _pytree as pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from weightaug._differences import difference
-from weightaug._dtypes import check_weights_dtype, without_autocast
+from weightaug._dtypes import check_weights_dtype
 from weightaug._indexing import normalise
+from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
 
 __all__ = ["WeightSpaceElement", "cat", "collate", "stack"]
+
+_ENOUGH = 100
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,8 +116,13 @@ class WeightSpaceElement:
 
     # -- checks --------------------------------------------------------------------------------------
 
-    def validate(self) -> WeightSpaceElement:
+    def validate(self, *, expect: Literal["weights"] | None = None) -> WeightSpaceElement:
         """Checks that the tensors fit the architecture and are finite. Reads all values.
+
+        Args:
+            expect: ``"weights"`` also warns when the values look standardised (every tensor with mean near 0 and
+                deviation near 1), as the loaders of some code bases hand them out: no symmetry of the weights keeps
+                what such numbers mean.
 
         Returns:
             The element itself.
@@ -146,6 +155,16 @@ class WeightSpaceElement:
             self._check_tensor(f"{layer.name}.weight", self.weights[i], arch.weight_shape(i), batch)
             if bias is not None and bias_shape is not None:
                 self._check_tensor(f"{layer.name}.bias", bias, bias_shape, batch)
+        if expect not in (None, "weights"):
+            raise ValueError(f"expect: 'weights' or None, got {expect!r}")
+        if expect == "weights" and self._looks_standardised():
+            warnings.warn(
+                "every tensor of these networks has a mean near 0 and a deviation near 1, as standardised weights do; "
+                "augment the weights themselves (normalize=False in the loader), and standardise last, with "
+                "weightaug.Standardize",
+                UserWarning,
+                stacklevel=2,
+            )
         return self
 
     def _validate_table(self) -> WeightSpaceElement:
@@ -159,6 +178,11 @@ class WeightSpaceElement:
         for spec, tensor in zip(specs, self.weights, strict=True):
             self._check_tensor(spec.name, tensor, spec.shape, batch)
         return self
+
+    def _looks_standardised(self) -> bool:
+        # Tensors with few numbers say little: their moments are far from 0 and 1 by chance.
+        large = [t.detach().double() for t in self.tensors() if t.numel() >= _ENOUGH]
+        return bool(large) and all(abs(float(t.mean())) < 0.2 and 0.8 < float(t.std()) < 1.25 for t in large)
 
     def _check_tensor(self, name: str, tensor: Tensor, shape: tuple[int, ...], batch: torch.Size) -> None:
         expected = (*batch, *shape)
@@ -298,7 +322,7 @@ class WeightSpaceElement:
         """
         arch, wiring = self.architecture, self.architecture.wiring
         if arch.is_declared:
-            from weightaug.tracing.evaluation import evaluate
+            from weightaug._tracing.evaluation import evaluate
 
             return evaluate(self, x)
         if len(wiring.inputs) != 1 or len(wiring.outputs) != 1:
@@ -308,8 +332,7 @@ class WeightSpaceElement:
             )
         points = self._check_points(x, per_network)
         flat = x.to(self.dtype).reshape(*x.shape[: x.dim() - 1 - len(points)], math.prod(points), x.shape[-1])
-        with without_autocast(self.device):
-            output = self._evaluate(flat)
+        output = self._evaluate(flat)
         return output.reshape(*output.shape[:-2], *points, output.shape[-1])
 
     def _check_points(self, x: Tensor, per_network: bool | None) -> tuple[int, ...]:
@@ -338,6 +361,7 @@ class WeightSpaceElement:
             )
         return shape[len(batch) if per_network else 0 : -1]
 
+    @without_autocast
     def _evaluate(self, x: Tensor) -> Tensor:
         """The outputs ``(*batch, n, out)`` for coordinates ``(n, in)`` or ``(*batch, n, in)``."""
         arch, wiring = self.architecture, self.architecture.wiring

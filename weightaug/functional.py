@@ -1,28 +1,41 @@
 """Every transform as a plain function: deterministic, with its parameters given instead of drawn.
 
-The functions are batched like the transforms and never change their arguments. Where nothing has to be
-done to a tensor, it is passed on, not copied.
+The functions are batched like the transforms and never change their arguments. They check what they are given, values
+included, so on a GPU they wait for it; transforms, whose parameters fit because of how they are drawn, do not. Where
+nothing has to be done to a tensor, it is passed on, not copied.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from weightaug._differences import difference
-from weightaug._order_statistics import neighbours_in_order
+from weightaug import _operations
+from weightaug._arguments import (
+    check_batch,
+    check_element,
+    check_finite,
+    check_form,
+    check_number,
+    check_range,
+    holds,
+    require_tensor,
+)
+from weightaug._conventions import absorb_omega
+from weightaug._modes import without_autocast
+from weightaug._operations import TargetMode
+from weightaug._widths import merge_duplicates, widen
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 
 __all__ = [
+    "absorb_omega",
     "act",
     "add_noise",
     "map_input",
     "mask",
+    "merge_duplicates",
     "mix",
     "mix_target",
     "negate",
@@ -32,6 +45,7 @@ __all__ = [
     "scale_neurons",
     "shift_phase",
     "smooth_labels",
+    "widen",
 ]
 
 # -- symmetries ------------------------------------------------------------------------------------------
@@ -44,6 +58,7 @@ def permute(element: WeightSpaceElement, permutations: Sequence[Tensor | None]) 
         element: Networks of any architecture.
         permutations: One int64 tensor ``(*batch, size)`` per hidden space, or None to leave it.
     """
+    check_element("element", element)
     return act(element, GroupElement.of(element.architecture, permutation=tuple(permutations)))
 
 
@@ -54,7 +69,21 @@ def negate(element: WeightSpaceElement, signs: Sequence[Tensor | None]) -> Weigh
         element: Networks with odd or even activations in the spaces that get signs.
         signs: One tensor ``(*batch, size)`` of +-1 per hidden space, or None to leave it.
     """
-    return act(element, GroupElement.of(element.architecture, scale=tuple(signs)))
+    check_element("element", element)
+    signs = tuple(signs)
+    for space, sign in zip(element.architecture.hidden, signs, strict=False):
+        activation = space.activation
+        assert activation is not None
+        if sign is None:
+            continue
+        if not (activation.odd or activation.even):
+            raise ValueError(
+                f"space {space.name!r}: a sign needs an odd or even activation, got {activation.name!r}, whose "
+                f"symmetries are {activation.symmetries}; use None there"
+            )
+        if not holds(require_tensor(f"sign of space {space.name!r}", sign).abs() == 1):
+            raise ValueError(f"sign of space {space.name!r}: expected -1 and 1 only; scale_neurons takes factors")
+    return act(element, GroupElement.of(element.architecture, scale=signs))
 
 
 def shift_phase(element: WeightSpaceElement, shifts: Sequence[Tensor | None]) -> WeightSpaceElement:
@@ -64,6 +93,7 @@ def shift_phase(element: WeightSpaceElement, shifts: Sequence[Tensor | None]) ->
         element: Networks with sines or cosines in the spaces that get shifts.
         shifts: One int64 tensor ``(*batch, size)`` of half periods per hidden space, or None to leave it.
     """
+    check_element("element", element)
     return act(element, GroupElement.of(element.architecture, shift=tuple(shifts)))
 
 
@@ -74,12 +104,28 @@ def scale_neurons(element: WeightSpaceElement, factors: Sequence[Tensor | None])
         element: Networks with ReLU-like activations in the spaces that get factors.
         factors: One tensor ``(*batch, size)`` of positive factors per hidden space, or None to leave it.
     """
-    return act(element, GroupElement.of(element.architecture, scale=tuple(factors)))
+    check_element("element", element)
+    factors = tuple(factors)
+    for space, factor in zip(element.architecture.hidden, factors, strict=False):
+        activation = space.activation
+        assert activation is not None
+        if factor is None:
+            continue
+        if not activation.positively_homogeneous:
+            raise ValueError(
+                f"space {space.name!r}: a positive factor needs a positively homogeneous activation, got "
+                f"{activation.name!r}, whose symmetries are {activation.symmetries}; use None there; "
+                "negate takes signs"
+            )
+        if not holds(require_tensor(f"factor of space {space.name!r}", factor) > 0):
+            raise ValueError(f"factor of space {space.name!r}: expected positive numbers only")
+    return act(element, GroupElement.of(element.architecture, scale=factors))
 
 
 # -- geometry --------------------------------------------------------------------------------------------
 
 
+@without_autocast
 def map_input(
     element: WeightSpaceElement, matrix: Tensor | None = None, shift: Tensor | None = None
 ) -> WeightSpaceElement:
@@ -96,32 +142,16 @@ def map_input(
         ValueError: If there is not exactly one input space, a layer that reads it is a convolution, or a
             shift has to go into a layer without bias.
     """
-    arch = element.architecture
-    if len(arch.inputs) != 1:
-        raise ValueError(f"geometry needs exactly one input space, got {[s.name for s in arch.inputs]}")
-    source = arch.wiring.inputs[0]
-    weights, biases = list(element.weights), list(element.biases)
-    for i, layer in enumerate(arch.layers):
-        if arch.wiring.reads[i] != source:
-            continue
-        if layer.kernel:
-            raise ValueError(
-                f"layer {layer.name!r} is a convolution (kernel {layer.kernel}) over the input; geometry moves "
-                "coordinates, so it needs linear layers there"
-            )
-        weight, bias = element.weights[i], element.biases[i]
-        if shift is not None:
-            if bias is None:
-                raise ValueError(
-                    f"layer {layer.name!r} reads the input and has no bias, so it cannot take a shift of the "
-                    "input; expected bias=True; add a bias of zeros"
-                )
-            biases[i] = bias + (weight * shift.unsqueeze(-2)).sum(-1)
-        if matrix is not None:
-            weights[i] = weight @ matrix
-    return WeightSpaceElement(arch, tuple(weights), tuple(biases))
+    check_element("element", element)
+    d = element.architecture.inputs[0].size
+    for name, value, shape in (("matrix", matrix, (d, d)), ("shift", shift, (d,))):
+        if value is not None:
+            check_batch(name, value, (*element.batch_shape, *shape))
+            check_finite(name, value)
+    return _operations.map_input(element, matrix, shift)
 
 
+@without_autocast
 def rescale_output(element: WeightSpaceElement, factor: Tensor) -> WeightSpaceElement:
     """Multiplies the outputs of every network by a factor, the output offset included.
 
@@ -134,36 +164,16 @@ def rescale_output(element: WeightSpaceElement, factor: Tensor) -> WeightSpaceEl
     Raises:
         ValueError: If there is not exactly one output space, or no bias can take the offset.
     """
-    arch = element.architecture
-    if len(arch.outputs) != 1:
-        raise ValueError(f"rescaling needs exactly one output space, got {[s.name for s in arch.outputs]}")
-    sink = arch.wiring.outputs[0]
-    writers = [i for i, w in enumerate(arch.wiring.writes) if w == sink]
-    with_bias = [i for i in writers if arch.layers[i].bias]
-    offset = arch.output_offset
-    if offset != 0.0 and not with_bias:
-        raise ValueError(
-            f"layer {arch.layers[writers[0]].name!r} has no bias, so the output offset {offset} cannot be "
-            "rescaled; give it bias=True, or use output_offset=0"
-        )
-    weights, biases = list(element.weights), list(element.biases)
-    for i in writers:
-        trailing = element.weights[i].dim() - factor.dim()
-        weights[i] = element.weights[i] * factor.reshape(*factor.shape, *(1,) * trailing)
-        bias = element.biases[i]
-        if bias is not None:
-            biases[i] = bias * factor.unsqueeze(-1)
-    if offset != 0.0:
-        carrier = biases[with_bias[0]]
-        assert carrier is not None
-        # factor (y + offset) = (factor y + (factor - 1) offset) + offset
-        biases[with_bias[0]] = carrier + (offset * (factor - 1)).unsqueeze(-1)
-    return WeightSpaceElement(arch, tuple(weights), tuple(biases))
+    check_element("element", element)
+    check_batch("factor", factor, element.batch_shape)
+    check_finite("factor", factor)
+    return _operations.rescale_output(element, factor)
 
 
 # -- noise -----------------------------------------------------------------------------------------------
 
 
+@without_autocast
 def add_noise(element: WeightSpaceElement, noise: WeightSpaceElement, scale: float) -> WeightSpaceElement:
     """Adds noise in units of the standard deviation of each tensor of each network.
 
@@ -175,19 +185,13 @@ def add_noise(element: WeightSpaceElement, noise: WeightSpaceElement, scale: flo
         noise: Standard noise in the form of the element.
         scale: Standard deviation of the noise relative to the tensor's.
     """
-    batch = len(element.batch_shape)
-
-    def one(tensor: Tensor, eps: Tensor) -> Tensor:
-        if tensor.shape[batch:].numel() == 1 or tensor.numel() == 0:
-            return tensor
-        dims = tuple(range(batch, tensor.dim()))
-        # Two passes: as exact as Tensor.std, and 15 times as fast on the CPU.
-        norm = torch.linalg.vector_norm(tensor - tensor.mean(dims, keepdim=True), dim=dims, keepdim=True)
-        return torch.addcmul(tensor, eps, norm, value=scale / math.sqrt(tensor.shape[batch:].numel()))
-
-    return _zip(one, element, noise)
+    check_element("element", element)
+    check_form("noise", noise, element)
+    check_number("scale", scale, 0)
+    return _operations.add_noise(element, noise, scale)
 
 
+@without_autocast
 def mask(element: WeightSpaceElement, keep: WeightSpaceElement, factor: float = 1.0) -> WeightSpaceElement:
     """Sets parameters to zero where ``keep`` is 0, and multiplies the others.
 
@@ -196,14 +200,18 @@ def mask(element: WeightSpaceElement, keep: WeightSpaceElement, factor: float = 
         keep: 1 and 0, or booleans, in the form of the element.
         factor: What the kept parameters are multiplied with.
     """
+    check_element("element", element)
+    check_form("keep", keep, element)
+    check_number("factor", factor)
+    for name, kept in keep.named_tensors():
+        if not holds((kept == 0) | (kept == 1)):
+            raise ValueError(
+                f"keep, {name}: expected 1 (keep) and 0 (drop) only; multiply the tensors for other factors"
+            )
+    return _operations.mask(element, keep, factor)
 
-    def one(tensor: Tensor, kept: Tensor) -> Tensor:
-        out = tensor * kept
-        return out if factor == 1.0 else out.mul_(factor)
 
-    return _zip(one, element, keep)
-
-
+@without_autocast
 def quantile_dropout(
     element: WeightSpaceElement, q: Tensor, *, pooled: bool = True, bound: float = 1.0
 ) -> WeightSpaceElement:
@@ -215,51 +223,17 @@ def quantile_dropout(
         pooled: One threshold per network over all its tensors (the paper's code); False: one per tensor.
         bound: Largest q that occurs; only so many of the magnitudes are sorted.
     """
-    batch = len(element.batch_shape)
-    shape = element.batch_shape
-    detached = element.detach()  # the thresholds are piecewise constant
-    if pooled:
-        keep = _above_quantile(detached.flatten().abs_(), q, bound)
-        return mask(element, WeightSpaceElement.unflatten(element.architecture, keep))
-
-    def one(tensor: Tensor) -> Tensor:
-        rows = tensor.detach().reshape(*shape, tensor.shape[batch:].numel())
-        return tensor * _above_quantile(rows.abs(), q, bound).view(tensor.shape)
-
-    return element.map(one)
-
-
-def _above_quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
-    """0 where a row's values are below its q-th quantile, 1 elsewhere; overwrites the values."""
-    # In floats and in place: several times as fast as a mask of bools. The sign of the difference, -1, 0 or 1,
-    # becomes 0, 1 or 1 (vmap has no rule for ge_).
-    return values.sub_(_quantile(values, q, bound).unsqueeze(-1)).sign_().add_(1).sign_()
-
-
-def _quantile(values: Tensor, q: Tensor, bound: float) -> Tensor:
-    """The q-th quantile of each row, with q per row; no limit on the size, unlike ``torch.quantile``."""
-    last = values.shape[-1] - 1
-    most = min(math.floor(bound * last) + 1, last)  # rounding may bring a position above the bound
-    position = q.to(values.dtype) * last
-    below = position.floor().long().clamp(0, most)
-    low, high = neighbours_in_order(values, below, most)
-    return torch.lerp(low, high, position - below)
-
-
-def _zip(function: object, a: WeightSpaceElement, b: WeightSpaceElement) -> WeightSpaceElement:
-    assert callable(function)
-    weights = tuple([function(x, y) for x, y in zip(a.weights, b.weights, strict=True)])
-    biases = tuple(
-        [None if x is None or y is None else function(x, y) for x, y in zip(a.biases, b.biases, strict=True)]
-    )
-    return WeightSpaceElement(a.architecture, weights, biases)
+    check_element("element", element)
+    check_number("bound", bound, 0, 1)
+    check_batch("q", q, element.batch_shape)
+    check_range("q", q, 0, bound)
+    return _operations.quantile_dropout(element, q, pooled=pooled, bound=bound)
 
 
 # -- mixing and labels -----------------------------------------------------------------------------------
 
-TargetMode = Literal["mix", "dominant", "keep"]
 
-
+@without_autocast
 def mix(a: WeightSpaceElement, b: WeightSpaceElement, lam: Tensor) -> WeightSpaceElement:
     """Interpolates two batches of networks: ``lam a + (1 - lam) b`` (paper section 4).
 
@@ -273,26 +247,20 @@ def mix(a: WeightSpaceElement, b: WeightSpaceElement, lam: Tensor) -> WeightSpac
     Raises:
         ValueError: If the architectures or batch shapes differ.
     """
-    _check_pair(a, b)
-    return _zip(lambda x, y: torch.lerp(y, x, lead(lam, x)), a, b)
-
-
-def mix_into(own: WeightSpaceElement, a: WeightSpaceElement, lam: Tensor) -> WeightSpaceElement:
-    """Like ``mix(a, own, lam)``, but writes into ``own``, which must be the caller's to give away."""
-    _check_pair(a, own)
-    return _zip(lambda x, y: y.lerp_(x, lead(lam, x)), a, own)
-
-
-def _check_pair(a: WeightSpaceElement, b: WeightSpaceElement) -> None:
-    if a.architecture is not b.architecture and a.architecture != b.architecture:
+    check_element("a", a)
+    check_element("b", b)
+    _operations.check_pair(a, b)
+    if a.dtype != b.dtype or a.device != b.device:
         raise ValueError(
-            "cannot mix networks of different architectures: a and b differ in "
-            f"{difference(a.architecture, b.architecture)}; mixing needs equal spaces, layers and output offset"
+            f"cannot mix networks of {a.dtype} on {a.device} with networks of {b.dtype} on {b.device}; convert with "
+            "element.to(...)"
         )
-    if a.batch_shape != b.batch_shape:
-        raise ValueError(f"cannot mix batches of shapes {tuple(a.batch_shape)} and {tuple(b.batch_shape)}")
+    check_batch("lam", lam, a.batch_shape)
+    check_finite("lam", lam)
+    return _operations.mix(a, b, lam)
 
 
+@without_autocast
 def mix_target(a: Tensor, b: Tensor, lam: Tensor, how: TargetMode = "mix") -> Tensor:
     """Interpolates, chooses or keeps targets: the counterpart of :func:`mix`.
 
@@ -307,25 +275,11 @@ def mix_target(a: Tensor, b: Tensor, lam: Tensor, how: TargetMode = "mix") -> Te
         TypeError: If targets of an integer dtype are to be mixed.
         ValueError: If the targets do not lead with the batch shape, or ``how`` is unknown.
     """
-    if how == "keep":
-        return a
-    if a.shape[: lam.dim()] != lam.shape or a.shape != b.shape:
-        raise ValueError(
-            f"targets: expected a leading batch shape {tuple(lam.shape)}, got {tuple(a.shape)}"
-            + ("" if a.shape == b.shape else f" and {tuple(b.shape)} for the partners")
-        )
-    if how == "dominant":
-        return torch.where(lead(lam, a) >= 0.5, a, b)
-    if how != "mix":
-        raise ValueError(f"targets: expected 'mix', 'dominant' or 'keep', got {how!r}")
-    if not a.is_floating_point():
-        raise TypeError(
-            f"targets of dtype {a.dtype} cannot be mixed; for class labels write "
-            "y = torch.nn.functional.one_hot(y, num_classes).float(), or use targets='dominant' or targets='keep'"
-        )
-    return torch.lerp(b, a, lead(lam.to(a.dtype), a))
+    check_finite("lam", require_tensor("lam", lam))
+    return _operations.mix_target(a, b, lam, how)
 
 
+@without_autocast
 def smooth_labels(target: Tensor, alpha: float) -> Tensor:
     """Label smoothing: ``(1 - alpha) target + alpha / classes``.
 
@@ -336,14 +290,7 @@ def smooth_labels(target: Tensor, alpha: float) -> Tensor:
     Raises:
         TypeError: If the target is of an integer dtype.
     """
-    if not target.is_floating_point() or target.dim() == 0:
-        raise TypeError(
-            f"label smoothing needs class probabilities (..., classes), got {target.dtype} of shape "
-            f"{tuple(target.shape)}; write y = torch.nn.functional.one_hot(y, num_classes).float()"
-        )
-    return target * (1 - alpha) + alpha / target.shape[-1]
-
-
-def lead(values: Tensor, like: Tensor) -> Tensor:
-    """A view of values ``(*batch,)`` that broadcasts against a tensor ``(*batch, ...)``."""
-    return values.reshape(*values.shape, *(1,) * (like.dim() - values.dim()))
+    check_number("alpha", alpha, 0, 1)
+    smooth = _operations.smooth_labels(target, alpha)
+    check_range("label smoothing: class probabilities", target, 0, 1)
+    return smooth

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from weightaug._arguments import check_factors, check_permutation, check_shifts, holds
 from weightaug._differences import difference
 from weightaug._indexing import normalise
+from weightaug._modes import wide, without_autocast
+from weightaug._table import Move, Plan
 from weightaug.architecture import Activation, Architecture, Space
 from weightaug.element import WeightSpaceElement
-from weightaug.table import Move, Plan
 
 __all__ = ["GroupElement", "Kind", "act"]
 
@@ -51,7 +53,7 @@ class GroupElement:
     """A symmetry of an architecture: one permutation, factor and shift per hidden space, batched.
 
     Each tuple has one entry per hidden space (in the order of ``architecture.hidden``): a tensor
-    ``(*batch, size)``, or None for the identity.
+    ``(*batch, size)``, or None for the identity. The constructor checks nothing; :meth:`of` does.
 
     Args:
         architecture: The architecture that it acts on.
@@ -90,22 +92,33 @@ class GroupElement:
         shift: _Slots | None = None,
         maps: _Slots | None = None,
     ) -> GroupElement:
-        """A group element from the parts that are given; the others are the identity.
+        """A group element from the parts that are given; the others are the identity. Reads all values.
 
         Raises:
-            ValueError: If a part has not one entry per hidden space, or a factor, shift or map is given for a
-                space that has no such symmetry.
+            TypeError: If a part is no tensor, or of another dtype.
+            ValueError: If a part has not one entry per hidden space or not one number per neuron, a permutation
+                is none, or a space does not keep the function for its factors, shifts or maps.
         """
         none: _Slots = (None,) * len(architecture.hidden)
-        group = cls(architecture, permutation or none, scale or none, shift or none, maps or none)
-        for part in _PARTS:
-            entries = getattr(group, part)
+        parts = []
+        for name, part in (("permutation", permutation), ("scale", scale), ("shift", shift), ("maps", maps)):
+            if isinstance(part, Tensor):
+                raise TypeError(f"{name}: expected a tuple with one tensor or None per hidden space, got one tensor")
+            entries = none if part is None else tuple(part)
             if len(entries) != len(none):
                 raise ValueError(
-                    f"{part}: expected one entry for each of {len(none)} hidden spaces, got {len(entries)}"
+                    f"{name}: expected one entry for each of {len(none)} hidden spaces "
+                    f"{[space.name for space in architecture.hidden]}, got {len(entries)}; write None for the identity"
                 )
-        for space, scales, shifts in zip(architecture.hidden, group.scale, group.shift, strict=True):
-            _check_allowed(space, scales, shifts)
+            parts.append(entries)
+        group = cls(architecture, *parts)
+        for slot, space in enumerate(architecture.hidden):
+            if (p := group.permutation[slot]) is not None:
+                check_permutation(space, p)
+            if (a := group.scale[slot]) is not None:
+                check_factors(space, a)
+            if (k := group.shift[slot]) is not None:
+                check_shifts(architecture, slot, k)
         for space, moved, map_ in zip(architecture.hidden, group.permutation, group.maps, strict=True):
             if moved is not None and space.permutes_with is not None:
                 raise ValueError(
@@ -116,7 +129,15 @@ class GroupElement:
                     f"space {space.name!r}: an invertible map needs a linear space, got activation "
                     f"{space.activation and space.activation.name!r}, whose symmetries are {space.symmetries}"
                 )
+        group._check_batch()
         return group
+
+    def _check_batch(self) -> None:
+        try:
+            _ = self.batch_shape
+        except RuntimeError as error:
+            shapes = [tuple(t.shape) for t in pytree.tree_leaves(self)]
+            raise ValueError(f"group element: the batch dimensions of its parts differ: shapes {shapes}") from error
 
     # -- algebra -------------------------------------------------------------------------------------
 
@@ -124,6 +145,7 @@ class GroupElement:
         """Acts on an element: short for ``act(element, self, kind)``."""
         return act(element, self, kind)
 
+    @without_autocast
     def compose(self, first: GroupElement) -> GroupElement:
         """The element that acts like ``first`` and then ``self``: ``g.compose(h)(x) == g(h(x))``.
 
@@ -155,6 +177,7 @@ class GroupElement:
     def __matmul__(self, first: GroupElement) -> GroupElement:
         return self.compose(first)
 
+    @without_autocast
     def inverse(self) -> GroupElement:
         """The element that undoes this one: ``g.inverse()(g(x)) == x``."""
         arch = self.architecture
@@ -310,6 +333,7 @@ def _check_allowed(space: Space, scale: Tensor | None, shift: Tensor | None) -> 
         )
 
 
+@without_autocast
 def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POINT) -> WeightSpaceElement:
     """Applies a group element to weights (or to steps or gradients): the one function behind every symmetry.
 
@@ -323,8 +347,9 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
         kind: What the tensors are; see :class:`Kind`.
 
     Raises:
-        ValueError: If the architectures differ, or a factor or shift is given for a space whose activation
-            has no such symmetry.
+        ValueError: If the architectures differ, a part has not one number per neuron, or a factor or shift is
+            given for a space whose activation has no such symmetry. Values are checked where group elements
+            are made, by :meth:`GroupElement.of`.
     """
     arch = element.architecture
     if group.architecture is not arch and group.architecture != arch:
@@ -332,7 +357,7 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
             "the group element is for another architecture: the networks' and the group element's differ in "
             f"{difference(arch, group.architecture)}"
         )
-    element = _broadcast(element, group)
+    element, group = _fitted(element, group)
     rows, columns, offsets = _factors(element.dtype, group, kind)
     batch = element.batch_shape
     sources = [
@@ -382,7 +407,9 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
             moved_ = _move_within(moved_, move, parts, applied)
         if factor is not None and plan.eps is not None:
             spread = (
-                _spread(factor, move.axis, move.after) if move.outer is None else _within(factor, move, moved_, parts.batch)
+                _spread(factor, move.axis, move.after)
+                if move.outer is None
+                else _within(factor, move, moved_, parts.batch)
             )
             moved_ = _scale_variance(moved_, spread, plan.eps, parts.kind)
         for slot, degree in move.roles:
@@ -420,7 +447,7 @@ def _scale_variance(variance: Tensor, factor: Tensor, eps: float, kind: Kind) ->
     if kind is not Kind.POINT:
         return variance * factor
     scaled = factor * (variance + eps) - eps
-    if not (torch.compiler.is_compiling() or _is_abstract(scaled)) and bool((scaled < 0).any()):
+    if not holds(scaled >= 0):
         raise ValueError(
             f"a running variance would become negative ({float(scaled.min()):.3g}): where it is as small as eps="
             f"{eps:g}, a neuron takes no smaller factor; draw factors nearer to 1 (ReLUScale(max_scale=...)), or leave "
@@ -429,14 +456,7 @@ def _scale_variance(variance: Tensor, factor: Tensor, eps: float, kind: Kind) ->
     return scaled
 
 
-def _is_abstract(tensor: Tensor) -> bool:
-    """Whether a tensor has no values to look at: inside vmap, or fake."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or isinstance(tensor, FakeTensor)
-
-
-def _within(values: Tensor, move: Move, like: Tensor, batch: torch.Size, inner: int = 1) -> Tensor:
+def _within(values: Tensor, move: Move, like: Tensor, batch: torch.Size) -> Tensor:
     """Values ``(*batch, outer, size)`` with axes of 1 between and behind, so that they broadcast over a tensor."""
     assert move.outer is not None
     dims = like.dim() - len(batch)
@@ -458,24 +478,43 @@ def _move_within(tensor: Tensor, move: Move, parts: _Parts, factor: Tensor | Non
 
 def _apply_map(tensor: Tensor, maps: Tensor, move: Move, degree: int, parts: _Parts) -> Tensor:
     """M along one factor where it is written, the inverse transpose where it is read; dual for gradients."""
+    dtype = wide(tensor.dtype)  # half precision has no inverse, and would round more than once
+    maps = maps.to(dtype)
     if (degree < 0) != (parts.kind is Kind.COTANGENT):
         maps = torch.linalg.inv(maps).mT
     dims = len(parts.batch)
-    if move.outer is None:
-        rows = tensor.movedim(dims + move.axis, dims)
-        moved = maps @ rows.reshape(*parts.batch, rows.shape[dims], rows.shape[dims + 1 :].numel())
-        return moved.reshape(rows.shape).movedim(dims, dims + move.axis)
-    rows = tensor.movedim((dims + move.outer, dims + move.axis), (dims, dims + 1))
-    moved = maps @ rows.reshape(*rows.shape[: dims + 2], rows.shape[dims + 2 :].numel())
-    return moved.reshape(rows.shape).movedim((dims, dims + 1), (dims + move.outer, dims + move.axis))
+    own = (move.axis,) if move.outer is None else (move.outer, move.axis)
+    source, target = [dims + a for a in own], list(range(dims, dims + len(own)))
+    rows = tensor.to(dtype).movedim(source, target)
+    lead = rows.shape[: dims + len(own)]
+    moved = torch.matmul(maps, rows.reshape(*lead, rows.shape[len(lead) :].numel())).reshape(rows.shape)
+    return moved.movedim(target, source).to(tensor.dtype)
 
 
-def _broadcast(element: WeightSpaceElement, group: GroupElement) -> WeightSpaceElement:
-    batch = element.batch_shape
+def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpaceElement, GroupElement]:
+    """Both with one batch shape, on the device of the element."""
+    batch, device = element.batch_shape, element.device
+    for part in (group.permutation, group.scale, group.shift, group.maps):
+        for tensor, space in zip(part, group.architecture.hidden, strict=True):
+            if tensor is None:
+                continue
+            if tensor.dim() == 0 or tensor.shape[-1] != space.size:
+                raise ValueError(
+                    f"space {space.name!r}: a group element needs shape (*batch, {space.size}), one entry for each "
+                    f"neuron, got {tuple(tensor.shape)}; GroupElement.of checks the parts"
+                )
+            if tensor.device != device:
+                return _fitted(element, group.to(device))
     if all([shape == batch for shape in _batch_shapes(group)]):
-        return element
-    shape = torch.broadcast_shapes(batch, group.batch_shape)
-    return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :]))
+        return element, group
+    try:
+        shape = torch.broadcast_shapes(batch, group.batch_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"a group element of batch shape {tuple(group.batch_shape)} does not fit networks of batch shape "
+            f"{tuple(batch)}; expected the same, or shapes that broadcast"
+        ) from error
+    return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :])), group
 
 
 def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slots, _Slots, _Slots]:
@@ -488,6 +527,7 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
         _check_allowed(space, scale, shift)
         activation = space.activation
         assert activation is not None
+        scale = None if scale is None else scale.to(dtype)
         row, column = scale, _output_factor(activation, scale)
         if kind is Kind.COTANGENT and activation.positively_homogeneous:
             row = None if row is None else row.reciprocal()
@@ -504,7 +544,7 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
             period = activation.half_period
             assert period is not None
             if kind is Kind.POINT:
-                offset = shift.to(dtype) * period
+                offset = (shift.to(wide(dtype)) * period).to(dtype)
         rows.append(row)
         columns.append(column)
         offsets.append(offset)
@@ -546,7 +586,9 @@ def _write(tensor: Tensor, source: Tensor | None, factor: Tensor | None, after: 
     return moved
 
 
-def _read(original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, before: int, after: int) -> Tensor:
+def _read(
+    original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, before: int, after: int
+) -> Tensor:
     """Gathers and multiplies along one axis, with ``before`` other axes between the batch and it, and ``after`` behind.
 
     Writes into ``current`` if that is no longer the caller's tensor, so that one call of :func:`act` makes

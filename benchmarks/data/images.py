@@ -8,7 +8,6 @@ import math
 import os
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -119,7 +118,7 @@ def read_idx(path: Path, compressed: bytes, checksum: str) -> Tensor:
     remedy = f"delete it and take it again from {FASHION_MNIST_URL}/{path.name}"
     try:
         content = gzip.decompress(compressed)
-    except (OSError, EOFError, zlib.error) as error:
+    except Exception as error:  # whatever a damaged stream leads to
         raise ValueError(
             f"{path}: expected a gzip file of md5 {checksum} when decompressed, got {len(compressed)} bytes that "
             f"cannot be decompressed ({error}); {remedy}"
@@ -160,13 +159,13 @@ class Source(NamedTuple):
 
     Attributes:
         load: Reads it; takes the folder of the data, or None.
-        count: Number of images.
+        size: Number of images.
         classes: Number of classes.
         splits: Images to train, validate and test on; None if the settings draw them.
     """
 
     load: Callable[[Path | None], Images]
-    count: int
+    size: int
     classes: int
     splits: tuple[range, range, range] | None = None
 

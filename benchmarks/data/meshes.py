@@ -8,17 +8,16 @@ Barill et al. 2018), which needs no closed surface but an oriented one; see :fun
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from benchmarks.data.archives import ShapeSample, Split, classes_of, load_shapes
 from benchmarks.data.fit import seed_of
+from benchmarks.data.off import Mesh, MeshError, parse_off
 from benchmarks.data.sdf import (
     Array,
     Distances,
@@ -32,13 +31,28 @@ from benchmarks.data.sdf import (
     write_distances,
 )
 
-Split = Literal["train", "test"]
+__all__ = [
+    "Mesh",
+    "MeshError",
+    "MeshReport",
+    "Prepared",
+    "PreparedShape",
+    "ShapeSample",
+    "Skipped",
+    "Split",
+    "Surface",
+    "classes_of",
+    "load_shapes",
+    "parse_off",
+    "prepare",
+    "prepare_mesh",
+    "prepare_one",
+    "signed_distance",
+    "signed_distances",
+]
+
 Orientation = Literal["auto", "stored"]
 
-WHERE = (
-    "get ModelNet10.zip or ModelNet40.zip (research use; cite Wu et al. 2015) from https://modelnet.cs.princeton.edu "
-    "and name the archive, or the folder it was unpacked to"
-)
 # Vertices nearer than this, in the unit sphere, are one: ModelNet stores a vertex once per face and rounds it.
 WELD = 1e-6
 # A winding number further than this from every integer says that the mesh is open or not oriented there.
@@ -47,22 +61,6 @@ AMBIGUOUS = 0.1
 # CLOSED as solids. Chosen by looking at slices of ModelNet10.
 OPEN, CLOSED = 0.2, 0.05
 SIGNINGS = ("stored", "oriented", "closed")
-
-
-class MeshError(ValueError):
-    """A mesh that cannot be used; the message is the reason."""
-
-
-class Mesh(NamedTuple):
-    """Triangles.
-
-    Attributes:
-        vertices: float64 ``(v, 3)``.
-        faces: int64 ``(f, 3)``.
-    """
-
-    vertices: Array
-    faces: Array
 
 
 class Surface(NamedTuple):
@@ -77,52 +75,6 @@ class Surface(NamedTuple):
     vertices: Array
     faces: Array
     signing: Array
-
-
-@dataclass(frozen=True)
-class ShapeSample:
-    """One mesh of a data set; nothing is read before it is needed.
-
-    Args:
-        source: The archive or folder.
-        member: The mesh's file in it, with ``/``.
-        name: File name without ending, such as ``chair_0001``.
-        class_name: Name of its class.
-        label: Number of its class, in alphabetical order.
-        split: The official split.
-        crc: Checksum of the file (CRC-32), if the archive lists one.
-    """
-
-    source: Path
-    member: str
-    name: str
-    class_name: str
-    label: int
-    split: Split
-    crc: int | None = None
-
-    def read(self) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            MeshError: If they cannot be read.
-        """
-        try:
-            if self.source.is_dir():
-                return (self.source / self.member).read_bytes()
-            with zipfile.ZipFile(self.source) as archive:
-                return archive.read(self.member)
-        # BadZipFile is a wrong checksum; zlib.error a broken stream; the others a changed or encrypted archive.
-        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
-            raise MeshError(f"not readable: {error}") from error
-
-    def mesh(self) -> Mesh:
-        """The mesh as stored.
-
-        Raises:
-            MeshError: If it cannot be read.
-        """
-        return parse_off(self.read())
 
 
 @dataclass(frozen=True)
@@ -207,133 +159,6 @@ class Prepared:
             ]
         lines += [f"  skipped {skipped.member}: {skipped.reason}" for skipped in self.skipped]
         return "\n".join(lines)
-
-
-def load_shapes(path: str | Path, split: Split | None = None) -> list[ShapeSample]:
-    """Lists the meshes of a data set in ModelNet's layout, by name; nothing is parsed.
-
-    Labels count the classes of the whole data set in alphabetical order, whichever split is asked for.
-
-    Args:
-        path: A zip archive, or a folder, with ``<class>/<split>/<name>.off`` at any depth.
-        split: "train" or "test" (the official split); None for both.
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If it is no whole zip archive or holds no meshes in this layout.
-    """
-    if split not in (None, "train", "test"):
-        raise ValueError(f"expected split 'train', 'test' or None, got {split!r}")
-    source = Path(path)
-    members = _members(source)
-    found = []
-    for member, crc in members.items():
-        parts = PurePosixPath(member).parts
-        if len(parts) < 3 or parts[-2] not in ("train", "test") or not parts[-1].lower().endswith(".off"):
-            continue
-        # The official ModelNet10.zip was packed on a Mac, whose shadow files end in .off, too.
-        if parts[-1].startswith("._") or "__MACOSX" in parts:
-            continue
-        found.append((parts[-3], parts[-2], parts[-1], member, crc))
-    if not found:
-        listed = ", ".join(sorted(members)[:3]) or "nothing"
-        raise ValueError(
-            f"{source}: expected meshes as <class>/<train or test>/<name>.off, "
-            f"got none among {len(members)} files ({listed}); {WHERE}"
-        )
-    labels = {name: label for label, name in enumerate(sorted({entry[0] for entry in found}))}
-    samples = []
-    for class_name, part, file, member, crc in sorted(found):
-        assert part in ("train", "test")
-        if split in (None, part):
-            samples.append(ShapeSample(source, member, file[:-4], class_name, labels[class_name], part, crc))
-    return samples
-
-
-def classes_of(samples: Sequence[ShapeSample]) -> dict[int, str]:
-    """Names of the classes that occur, by label."""
-    return dict(sorted({sample.label: sample.class_name for sample in samples}.items()))
-
-
-def _members(source: Path) -> dict[str, int | None]:
-    """The files of an archive or folder, with the checksums that an archive lists."""
-    if source.is_dir():
-        return {p.relative_to(source).as_posix(): None for p in source.rglob("*") if p.is_file()}
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: expected a zip archive or a folder, got nothing; {WHERE}")
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return {info.filename: info.CRC for info in archive.infolist() if not info.is_dir()}
-    except (zipfile.BadZipFile, OSError) as error:
-        with contextlib.suppress(OSError):
-            size = source.stat().st_size
-            with open(source, "rb") as file:
-                start = file.read(4)
-            raise ValueError(
-                f"{source}: expected a whole zip archive, got {size:,} bytes that begin with {start!r} ({error}); "
-                f"delete it, then {WHERE}"
-            ) from error
-        raise
-
-
-def parse_off(data: bytes) -> Mesh:
-    """Reads a mesh in the Object File Format; polygons become fans of triangles.
-
-    Many files of ModelNet40 lack the line break after the first word (``OFF490 518 0``); they are read, too.
-
-    Raises:
-        MeshError: If the data are no such mesh.
-    """
-    try:
-        text = data.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise MeshError(f"expected ASCII text: {error}") from None
-    lines = [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
-    if not lines or not lines[0].startswith("OFF"):
-        raise MeshError(f"expected 'OFF' first, got {lines[0][:20] if lines else ''!r}")
-    rest = lines[0][3:].strip()
-    lines = [rest, *lines[1:]] if rest else lines[1:]
-    try:
-        vertex_count, face_count = (int(word) for word in lines[0].split()[:2])
-    except (IndexError, ValueError):
-        raise MeshError(f"expected the numbers of vertices and faces, got {lines[0] if lines else ''!r}") from None
-    body = lines[1:]
-    if vertex_count < 3 or face_count < 1:
-        raise MeshError(f"expected at least 3 vertices and 1 face, got {vertex_count} and {face_count}")
-    if len(body) < vertex_count + face_count:
-        raise MeshError(f"cut short: expected {vertex_count + face_count} lines after the counts, got {len(body)}")
-    try:
-        vertices = _rows([line.split()[:3] for line in body[:vertex_count]], np.float64)
-        faces = _triangles([line.split() for line in body[vertex_count : vertex_count + face_count]])
-    except (ValueError, IndexError, OverflowError) as error:
-        raise MeshError(f"a line is not as expected: {error}") from None
-    if vertices.shape != (vertex_count, 3):
-        raise MeshError(f"expected 3 coordinates per vertex, got an array of shape {vertices.shape}")
-    if not np.isfinite(vertices).all():
-        raise MeshError("a vertex is not finite")
-    if len(faces) == 0:
-        raise MeshError("no face has three vertices")
-    if faces.min() < 0 or faces.max() >= vertex_count:
-        raise MeshError(f"expected indices from 0 to {vertex_count - 1}, got {faces.min()} to {faces.max()}")
-    return Mesh(vertices, faces)
-
-
-def _rows(rows: list[list[str]], dtype: type[np.generic]) -> Array:
-    return np.array(rows).astype(dtype)
-
-
-def _triangles(rows: list[list[str]]) -> Array:
-    """Triangles of faces ``[count, index, ..., colour, ...]``."""
-    if all(row[0] == "3" and len(row) >= 4 for row in rows):
-        return _rows([row[1:4] for row in rows], np.int64)
-    triangles = []
-    for row in rows:
-        count = int(row[0])
-        corners = [int(word) for word in row[1 : count + 1]]
-        if len(corners) != count:
-            raise ValueError(f"expected {count} corners, got {' '.join(row)!r}")
-        triangles += [(corners[0], corners[i], corners[i + 1]) for i in range(1, count - 1)]
-    return np.array(triangles, dtype=np.int64).reshape(-1, 3)
 
 
 def normalize(mesh: Mesh) -> Mesh:
@@ -529,9 +354,13 @@ def _compute(
 
 
 def cache_path(sample: ShapeSample, cache: Path, sampling: Sampling, orientation: Orientation = "auto") -> Path:
-    """Where a shape's signed distances lie. Other settings lie elsewhere, so nothing is ever mixed up."""
+    """Where a shape's signed distances lie. Other settings, and other meshes of its name, lie elsewhere.
+
+    Raises:
+        MeshError: If the mesh cannot be read.
+    """
     folder = f"{sample.source.stem}-{short_hash(settings_of(sampling, orientation=orientation))}"
-    return cache / folder / sample.class_name / sample.split / f"{sample.name}.safetensors"
+    return cache / folder / sample.class_name / sample.split / f"{sample.name}-{sample.checksum():08x}.safetensors"
 
 
 def prepare_one(
@@ -539,7 +368,7 @@ def prepare_one(
 ) -> PreparedShape:
     """Makes the signed distances of one shape, unless they are there.
 
-    A file that is cut short, or was made from another mesh of this name, is made again.
+    A file that is cut short is made again.
 
     Raises:
         MeshError: If the mesh cannot be used.
@@ -548,15 +377,13 @@ def prepare_one(
     sampling = sampling or Sampling()
     path = cache_path(sample, Path(cache), sampling, orientation)
     stored = read_metadata(path)
-    # Of a folder's files no checksum is known without reading them all; there the name must do.
-    if stored is not None and sample.crc in (None, stored["crc"]):
+    if stored is not None:
         return PreparedShape(sample, path, MeshReport(**stored["report"]))
     data = sample.read()
     distances, report = _compute(data, sample, sampling, orientation)
     metadata = {
         "member": sample.member,
         "label": sample.label,
-        "crc": zlib.crc32(data),
         "report": asdict(report),
         "settings": settings_of(sampling, orientation=orientation),
     }

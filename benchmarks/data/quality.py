@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +72,19 @@ def statistics_of(networks: Networks) -> dict[str, Any]:
         "deviations": moments.deviations(),
         "skipped": [list(entry) for entry in networks.skipped],
     }
+
+
+def check(statistics: Any, path: Path) -> None:
+    """Makes sure that stored statistics can be shown.
+
+    Raises:
+        ValueError: If they cannot; it names the file and what to do.
+    """
+    try:
+        table("", statistics)
+        warnings("", statistics)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}); delete it, and they are taken again") from error
 
 
 def table(dataset: str, statistics: dict[str, Any]) -> str:

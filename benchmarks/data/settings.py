@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from benchmarks.data.sdf import Sampling
+from benchmarks.running.commands import at_least, check_each, expect, positive
 from weightaug.fitting import CONVENTIONS, Convention
 from weightaug.fitting.conventions import ConventionName
 
@@ -50,6 +51,12 @@ class ImageFitSettings:
     batch: int = 128
     limit: int | None = None
     images: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, "fit")
+        at_least("fit.check-every", self.check_every, 1)
+        at_least("fit.limit", self.limit, 1)
+        check_each("fit.images", self.images or (), at_least, 1)
 
     @property
     def convention(self) -> Convention:
@@ -93,6 +100,13 @@ class ShapeFitSettings:
     batch: int = 50
     samples: tuple[int, int, int] | None = None
 
+    def __post_init__(self) -> None:
+        _check(self, "shapes")
+        at_least("shapes.weight-decay", self.weight_decay, 0)
+        at_least("shapes.points-per-step", self.points_per_step, 1)
+        at_least("shapes.noise", self.noise, 0)
+        check_each("shapes.samples", self.samples or (), at_least, 1)
+
     @property
     def convention(self) -> Convention:
         """The convention, for distances."""
@@ -100,3 +114,12 @@ class ShapeFitSettings:
 
 
 FitSettings = ImageFitSettings | ShapeFitSettings
+
+
+def _check(settings: FitSettings, option: str) -> None:
+    """Checks what all fits have in common; messages name the option on the command line."""
+    expect(f"{option}.hidden", settings.hidden, len(settings.hidden) > 0, "at least one width")
+    check_each(f"{option}.hidden", settings.hidden, at_least, 1)
+    at_least(f"{option}.steps", settings.steps, 1)
+    positive(f"{option}.learning-rate", settings.learning_rate)
+    at_least(f"{option}.batch", settings.batch, 1)

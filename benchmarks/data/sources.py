@@ -40,19 +40,27 @@ class Targets(NamedTuple):
 
 
 class Source(Protocol):
-    """A data set.
+    """A data set."""
 
-    Attributes:
-        classes: Number of classes.
-        inputs: Number of coordinates.
-        identity: What tells its numbering apart from others of the same name; empty where there is only one.
-        skips: Whether samples may turn out not to be readable.
-    """
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        ...
 
-    classes: int
-    inputs: int
-    identity: dict[str, Any]
-    skips: bool
+    @property
+    def inputs(self) -> int:
+        """Number of coordinates."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its numbering apart from others of the same name; empty where there is only one."""
+        ...
+
+    @property
+    def skips(self) -> bool:
+        """Whether samples may turn out not to be readable."""
+        ...
 
     def chosen(self, settings: FitSettings) -> tuple[range, ...]:
         """Numbers of the samples to use: one range to split at random, or those to train, validate and test on.
@@ -102,7 +110,7 @@ def source(name: DatasetName, data_dir: Path | None = None) -> Source:
 @lru_cache(maxsize=4)
 def _image_source(name: str, data_dir: Path | None) -> ImageSource:
     known = images.source(name)
-    return ImageSource(name, data_dir, known.count, known.splits, known.classes)
+    return ImageSource(name, data_dir, known.size, known.splits, known.classes)
 
 
 @lru_cache(maxsize=4)
@@ -261,7 +269,8 @@ class MeshSource:
             return sample.split == "test", hashlib.sha256(_name(sample).encode()).digest()
 
         samples = tuple(sorted(found, key=order))
-        listing = "\n".join(f"{_name(sample)} {sample.crc}" for sample in samples)
+        # A folder lists no checksums, so its files are read: another mesh of the same name is another sample.
+        listing = "\n".join(f"{_name(sample)} {_checksum(sample)}" for sample in samples)
         identity = {"listing": hashlib.sha256(listing.encode()).hexdigest()[:16]}
         trained = sum(sample.split == "train" for sample in samples)
         return cls(samples, trained, len(meshes.classes_of(samples)), identity)
@@ -306,6 +315,13 @@ class MeshSource:
             tuple(_name(sample) for _, sample, *_ in read),
             tuple(skipped),
         )
+
+
+def _checksum(sample: meshes.ShapeSample) -> int | None:
+    try:
+        return sample.checksum()
+    except meshes.MeshError:
+        return None  # it will be skipped, with the reason
 
 
 def _name(sample: meshes.ShapeSample) -> str:

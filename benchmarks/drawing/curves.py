@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.running.files import read_json
 from benchmarks.table.rows import ROWS
 
 SPLITS = ("train", "validation", "test")
@@ -85,11 +85,11 @@ def read_cells(
         raise FileNotFoundError(f"{folder}: no result files; make them with: python benchmarks/table1.py")
     cells = []
     for path in paths:
+        cell = read_json(path, "settings", "curves", "status")
+        settings = cell["settings"]
         try:
-            cell = json.loads(path.read_text(encoding="utf-8"))
-            settings, _, _ = cell["settings"], cell["curves"], cell["status"]
             given = settings["row"], settings["views"], settings["dataset"], settings["model"], settings["seed"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged result ({error!r}); delete it, and make it again") from error
         if given[0] in rows and given[1] in views and all(_holds(settings, condition) for condition in where):
             cells.append(cell)

@@ -154,8 +154,8 @@ def load_samples(
     if len(numbers) < 2:
         raise ValueError(f"expected at least 2 samples, so that each has a partner to mix with; got {numbers}")
     if dataset == "solids":
-        chosen = replace(SOLIDS, convention_name=convention)
-        return _solids(numbers, chosen if steps is None else replace(chosen, steps=steps))
+        of_solids = replace(SOLIDS, convention_name=convention)
+        return _solids(numbers, of_solids if steps is None else replace(of_solids, steps=steps))
     settings = ImageFitSettings(convention_name=convention)
     return _images(dataset, numbers, data_dir, settings if steps is None else replace(settings, steps=steps))
 

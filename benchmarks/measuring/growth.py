@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def curves(clock: Clock, device: torch.device) -> Curves:
         pairs = max(2, min(256, 2**17 // width**2))
         a, b = (networks(siren(width, 2), pairs, seed).to(device) for seed in (0, 1))
         for name, symmetry in ALIGNMENTS.items():
-            aligned[name].append((width, clock(lambda a=a, b=b, s=symmetry: match(a, b, symmetry=s)) / pairs))
+            aligned[name].append((width, clock(partial(match, a, b, symmetry=symmetry)) / pairs))
     found["alignment"] = aligned
     return found
 
@@ -67,7 +68,7 @@ def _transforms(
     for x, architecture, batch in sizes:
         element = networks(architecture, batch).to(device)
         for name, transform in TRANSFORMS.items():
-            points[name].append((x, clock(lambda t=transform, e=element: t(e))))
+            points[name].append((x, clock(partial(transform, element))))
         points[CLONE].append((x, clock(element.clone)))
     return points
 
@@ -103,7 +104,7 @@ def plot(found: Curves, path: Path) -> None:
         "depth": ("64 networks of width 32, against depth", "hidden layers", "µs per batch"),
         "alignment": ("alignment of 2-w-w-1, against width", "width w", "µs per pair"),
     }
-    colours = dict(zip([*TRANSFORMS, CLONE, *ALIGNMENTS], plt.get_cmap("tab10").colors, strict=False))
+    colours = dict(zip([*TRANSFORMS, CLONE, *ALIGNMENTS], plt.get_cmap("tab10")(range(10)), strict=False))
     powers = exponents(found)
     with plt.rc_context({"svg.hashsalt": "weightaug", "svg.fonttype": "none", "font.size": 9}):
         figure, axes = plt.subplots(2, 2, figsize=(13, 7.5), layout="constrained")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from benchmarks.running.commands import at_least, distinct, positive
 from weightaug import WeightSpaceElement
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -30,7 +31,8 @@ class Stacked:
         clip: Largest norm of the gradient of each model, or None.
 
     Raises:
-        ValueError: If a model keeps running statistics, which cannot be written under ``torch.func.vmap``.
+        ValueError: If there is no model, one is given twice, a setting is out of range, or a model keeps running
+            statistics, which cannot be written under ``torch.func.vmap``.
     """
 
     def __init__(
@@ -41,6 +43,10 @@ class Stacked:
         weight_decay: float = 0.01,
         clip: float | None = None,
     ) -> None:
+        distinct("models", [id(model) for model in models])
+        positive("learning_rate", learning_rate)
+        at_least("weight_decay", weight_decay, 0)
+        positive("clip", clip)
         for module in models[0].modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise ValueError(
@@ -64,7 +70,7 @@ class Stacked:
             return scores
 
         # Dropout draws for every model anew.
-        return torch.func.vmap(one, randomness="different")(self.parameters, self.buffers, networks)
+        return torch.func.vmap(one, randomness="different")(dict(self.parameters), self.buffers, networks)
 
     def step(self, networks: WeightSpaceElement, labels: Tensor, loss: Loss) -> Tensor:
         """One training step of every model.

@@ -46,7 +46,7 @@ def goals(results: dict[str, Any]) -> list[Goal]:
         case = f"batch {batch}, {allocator}"
         for name in (*EXACT, *LEAST_SPEEDUP):
             if figure := figures.get((allocator, batch, name)):
-                limit = LEAST_SPEEDUP.get(name, 30 if batch == 512 else 15)
+                limit: float = LEAST_SPEEDUP.get(name, 30 if batch == 512 else 15)
                 found.append(at_least(f"{name}: the loop's time", case, limit, figure["loop"] / figure["ours"]))
                 if name in WHOLE:
                     found.append(at_most(f"{name}: a clone's time", case, 6, figure["ours"] / figure["clone"]))
@@ -69,7 +69,7 @@ def goals(results: dict[str, Any]) -> list[Goal]:
     for line in results.get("training", []):
         for key, value in line["numbers"].items():
             numbers[key] = max(value, numbers.get(key, 0))  # of several pipelines, the dearest
-    for key, what, limit, large in (
+    for key, what, most, large in (
         ("pipeline of a step", "any pipeline without alignment: share of a DWS 4 x 128 step", 0.01, False),
         ("aligned of a step", "AlignedMixup, permutation: share of that step", 0.05, False),
         ("aligned full of a step", "AlignedMixup, full group: share of that step", 0.05, False),
@@ -80,7 +80,7 @@ def goals(results: dict[str, Any]) -> list[Goal]:
     ):
         if key in numbers:
             goal = at_least if large else at_most
-            found.append(goal(what, "batch 64" if "step" in key else "", limit, numbers[key], "%", 100))
+            found.append(goal(what, "batch 64" if "step" in key else "", most, numbers[key], "%", 100))
     for key, what, limit in (
         ("fitting speedup", "fitting: one network at a time", 10),
         ("dws bf16 speedup", "DWS 4 x 128 step in bfloat16: float32", 3),

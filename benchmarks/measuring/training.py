@@ -7,6 +7,7 @@ fit by hand, over the rates of a matrix product and of a sine measured in the sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,8 @@ from benchmarks.data.images import pixel_grid
 from benchmarks.data.settings import ImageFitSettings
 from benchmarks.measuring.stacked import Stacked
 from benchmarks.models.dws import DWS
-from benchmarks.models.relation_transformer import RelationTransformer, Widths
+from benchmarks.models.graph_embedding import Widths
+from benchmarks.models.relation_transformer import RelationTransformer
 
 BATCH = 64
 SEEDS = 8  # trained at once
@@ -117,7 +119,7 @@ def models(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
         ("aligned", "AlignedMixup, permutation", wa.AlignedMixup(symmetry="permutation")),
         ("aligned full", "AlignedMixup, full group", wa.AlignedMixup()),
     ):
-        took = clock(lambda t=transform: t(batch))
+        took = clock(partial(transform, batch))
         share = took / steps["dws"]
         text = f"{share:.2%} of the DWS step in float32, {took / steps['dws bf16']:.2%} of that in bfloat16"
         lines.append(Line(f"{name}, {BATCH} networks", f"{took:.0f} us", text, {f"{key} of a step": share}))
@@ -175,9 +177,7 @@ def seeds_at_once(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
             for step in steps:
                 step()
 
-        apart, together = in_turns(
-            clock, one_by_one, lambda s=stacked, b=batches, y=labels: s.step(b, y, F.cross_entropy)
-        )
+        apart, together = in_turns(clock, one_by_one, partial(stacked.step, batches, labels, F.cross_entropy))
         speedup = apart / together
         lines.append(
             Line(

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.models.classifier import NetworkClassifier
 from weightaug import Architecture, WeightSpaceElement
 
 Reduction = Literal["mean", "sum", "max", "attn"]
@@ -149,6 +150,7 @@ class _Maximum(torch.autograd.Function):
                 # What a ReLU does backward: the gradient where a value, here never above 0, is above a threshold.
                 part = torch.ops.aten.threshold_backward(spread, below, -torch.finfo(below.dtype).tiny)
                 total = part if total is None else total.add_(part)
+            assert total is not None
             result[rows] = total
         return result, *[None] * len(ctx.dims)
 
@@ -391,11 +393,8 @@ class EquivariantLayer(nn.Module):
         return Features(tuple(pairs), tuple(neurons), network)
 
 
-class DWS(nn.Module):
+class DWS(NetworkClassifier):
     """Equivariant layers with ReLUs, an invariant pooling, one linear layer.
-
-    The input is normalised with one mean and one deviation per tensor. One per *entry*, as in DWSNets,
-    would tell the neurons apart and break the invariance.
 
     Args:
         architecture: Of the networks to classify.
@@ -424,7 +423,7 @@ class DWS(nn.Module):
         set_layer: SetLayer = "ds",
         heads: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(architecture)
         for name, value in {"classes": classes, "hidden": hidden, "layers": layers, "heads": heads}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -443,25 +442,12 @@ class DWS(nn.Module):
         )
         self.pool = Pool(counts, hidden, reduction, batch_norm, head=True)
         self.head = nn.Linear(sum(counts.network) * hidden, classes)
-        tensors = 2 * len(architecture.layers)
-        self.register_buffer("mean", torch.zeros(tensors))
-        self.register_buffer("deviation", torch.ones(tensors))
-
-    def set_statistics(self, training_set: WeightSpaceElement) -> None:
-        """Takes the scalar mean and deviation of each tensor from the networks of the training set."""
-        tensors = training_set.tensors()
-        self.mean.copy_(torch.stack([t.mean() for t in tensors]))
-        self.deviation.copy_(torch.stack([t.std() if t.numel() > 1 else t.new_ones(()) for t in tensors]))
-
-    def _normalise(self, element: WeightSpaceElement) -> WeightSpaceElement:
-        tensors = [
-            (t - m) / d for t, m, d in zip(element.tensors(), self.mean, self.deviation.clamp_min(1e-8), strict=True)
-        ]
-        return WeightSpaceElement(element.architecture, tuple(tensors[0::2]), tuple(tensors[1::2]))
 
     def forward(self, element: WeightSpaceElement) -> Tensor:
         """Class scores ``(batch, classes)`` of a batch of networks."""
-        features = features_of(self._normalise(element))
+        self.check(element)
+        tensors = tuple(self.normalised(element))
+        features = features_of(WeightSpaceElement(element.architecture, tensors[0::2], tensors[1::2]))
         for layer in self.layers:
             features = layer(features).relu_()
         _, network = self.pool(features)

@@ -16,476 +16,23 @@ none of them changes the result:
 * A layer keeps its inputs for the backward pass and makes the rest again (:func:`recompute`).
 * Large batches go through in pieces that the cache holds.
 
-On a CPU, training takes a written-out form of the two parts that work on edges (:class:`_AttentionInBlocks`,
-:class:`_EdgeUpdateInBlocks`): some rows of edges at a time, forward and backward. The modules below are what it
-has to compute, and what runs everywhere else.
+On a CPU, training takes a written-out form of the two parts that work on edges (``edges_in_blocks.py``): some rows of
+edges at a time, forward and backward. The modules below are what it has to compute, and what runs everywhere else.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from benchmarks.models.classifier import NetworkClassifier
+from benchmarks.models.edges_in_blocks import AttentionInBlocks, EdgeUpdateInBlocks
+from benchmarks.models.graph_embedding import GraphEmbedding, Known, ProbeFeatures, Widths
+from benchmarks.models.recomputing import recompute
 from weightaug import Architecture, WeightSpaceElement
-
-
-class Widths(NamedTuple):
-    """Sizes of the parts of a layer; the published ones.
-
-    Attributes:
-        node: Channels of a node's state.
-        edge: Channels of an edge's state.
-        attention: Channels of queries, keys and values, all heads together.
-        heads: Heads of the attention.
-        node_hidden: Inside the node update.
-        edge_hidden: Inside the edge update.
-    """
-
-    node: int = 64
-    edge: int = 32
-    attention: int = 128
-    heads: int = 8
-    node_hidden: int = 128
-    edge_hidden: int = 64
-
-
-# -- recomputation -----------------------------------------------------------------------------------
-
-
-class _Recompute(torch.autograd.Function):
-    """Evaluates a pure function and keeps its inputs only; torch.utils.checkpoint does not work in torch.func."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-        return function(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.function, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = list(ctx.saved_tensors)
-        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
-
-        def of_wanted(*some: Tensor) -> tuple[Tensor, ...]:
-            for i, tensor in zip(wanted, some, strict=True):
-                inputs[i] = tensor
-            return ctx.function(*inputs)
-
-        if torch._C._are_functorch_transforms_active():
-            _, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
-            found = pull_back(gradients)
-        else:  # vjp prepares for second derivatives, which takes twice the time
-            with torch.enable_grad():
-                leaves = [inputs[i].detach().requires_grad_() for i in wanted]
-                outputs = of_wanted(*leaves)
-            found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
-        by_index = dict(zip(wanted, found, strict=True))
-        return None, *(by_index.get(i) for i in range(len(inputs)))
-
-
-def recompute(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Calls a module whose inner results are made again in the backward pass.
-
-    Args:
-        module: Maps tensors to a tuple of tensors, without side effects or randomness.
-        inputs: Its arguments.
-
-    Returns:
-        What ``module(*inputs)`` returns.
-    """
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    kind = inputs[0].device.type
-    # The backward pass runs outside the caller's autocast, and must not compute something else.
-    autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
-
-    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        arguments, values = tensors[: len(inputs)], tensors[len(inputs) :]
-        with torch.autocast(kind, **autocast):
-            return torch.func.functional_call(module, dict(zip(state, values, strict=True)), arguments)
-
-    return _Recompute.apply(function, *inputs, *state.values())
-
-
-# -- the work on edges, block by block ---------------------------------------------------------------
-
-# Pairs of nodes in a block: half a network 2-32-32-1. Temporary tensors of a block are up to 3 x attention channels
-# wide. Blocks of half that size take longer, of twice that about as long.
-PAIRS = 34 * 67
-
-
-def _blocks(networks: int, rows: int, seen: int) -> list[tuple[slice, slice]]:
-    """Divides rows of edges (a row is all that one node looks at) into blocks: some of a network, or all of some."""
-    most = max(PAIRS // max(seen, 1), 1)
-    some_networks = max(1, most // max(rows, 1))
-    some_rows = max(1, math.ceil(rows / math.ceil(rows / most))) if rows else 1  # of even size
-    return [
-        (slice(first, min(first + some_networks, networks)), slice(start, min(start + some_rows, rows)))
-        for first in range(0, networks, some_networks)
-        for start in range(0, rows, some_rows)
-    ]
-
-
-def _largest(blocks: list[tuple[slice, slice]]) -> int:
-    """Rows of the largest block."""
-    return max((n.stop - n.start) * (r.stop - r.start) for n, r in blocks) if blocks else 0
-
-
-class _AttentionInBlocks(torch.autograd.Function):
-    """:meth:`RelationalAttention.weigh`, keeping its inputs and the weights of the attention only.
-
-    Channels come last here, so that queries, keys and values are added in long runs. Sums over the channels of
-    a head are products with ``shared``, ``(heads, channels)``: 1 where a channel belongs to a head.
-
-    With ``joined``, it also returns the logarithms of the sums of the exponential scores, ``(batch, looking, heads)``,
-    with which this attention and one to other nodes can be joined.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, edges: Tensor, weight: Tensor, heads: int, joined: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        networks, rows, seen, width = *edges.shape[:3], query.shape[-1]
-        of_pair, to_value = weight[: 3 * width], weight[3 * width :].unflatten(0, (heads, -1))
-        shared = torch.eye(heads).to(edges).repeat_interleave(width // heads, 1)
-        sums = shared * width**-0.5
-        result = torch.empty_like(query)
-        attention = edges.new_empty(networks, rows, heads, seen)
-        # The widest tensors of all blocks share memory, which then stays in the cache.
-        blocks = _blocks(networks, rows, seen)
-        memory = edges.new_empty(_largest(blocks) * seen, 3 * width)
-        total = edges.new_empty(networks, rows, heads) if joined else None
-        for block in blocks:
-            of_block = edges[block].flatten(0, 1)
-            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
-            products = q.mul_(k).flatten(0, 1)
-            scores = sums.expand(len(products), -1, -1) @ products.mT
-            weights = scores.softmax(-1)
-            if total is not None:
-                total[block] = scores.logsumexp(-1).unflatten(0, q.shape[:2])
-            m.mul_(value[block[0], None])
-            # Every head's weights times the values of all heads; each head's own are on the diagonal.
-            of_heads = (weights @ m.flatten(0, 1)).unflatten(-1, (heads, -1)).diagonal(dim1=1, dim2=2).mT
-            summed = (weights @ of_block).transpose(0, 1)
-            of_heads = of_heads + (summed @ to_value.mT).transpose(0, 1)
-            result[block] = of_heads.reshape(q.shape[:2] + (width,))
-            attention[block] = weights.unflatten(0, q.shape[:2])
-        ctx.heads = heads
-        ctx.save_for_backward(query, key, value, edges, weight, attention, shared)
-        return result, total
-
-    @staticmethod
-    def project(
-        query: Tensor, key: Tensor, edges: Tensor, of_pair: Tensor, block: tuple[slice, slice], memory: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Queries, keys and factors of the pairs of a block, as slices of one tensor."""
-        pairs = edges[block]
-        of_pairs = pairs.flatten(0, 2)
-        projected = torch.mm(of_pairs, of_pair.mT, out=memory[: len(of_pairs)])
-        q, k, m = projected.view(*pairs.shape[:3], -1).chunk(3, -1)
-        return q.add_(query[block].unsqueeze(2)), k.add_(key[block[0], None]), m
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, d_total: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, key, value, edges, weight, attention, shared = ctx.saved_tensors
-        heads, width = ctx.heads, query.shape[-1]
-        sums = shared * width**-0.5
-        of_pair, to_value = weight[: 3 * width], weight[3 * width :].unflatten(0, (heads, -1))
-        d_query, d_edges = torch.empty_like(query), torch.empty_like(edges)
-        d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
-        d_pair, d_to_value = weight.new_zeros(weight.shape[1], 3 * width), torch.zeros_like(to_value)
-        blocks = _blocks(*edges.shape[:3])
-        memory, memory_of_d = edges.new_empty(2, _largest(blocks) * edges.shape[2], 3 * width)
-        for block in blocks:
-            pairs, v = edges[block], value[block[0], None]
-            of_block, weights = pairs.flatten(0, 1), attention[block].flatten(0, 1)
-            g = gradient[block].flatten(0, 1)
-            q, k, m = _AttentionInBlocks.project(query, key, edges, of_pair, block, memory)
-            d = memory_of_d[: pairs.shape[:3].numel()].view(*pairs.shape[:3], -1)
-            d_q, d_k, d_m = d.chunk(3, -1)
-
-            # Through the sums over nodes, of values and, per head, of edges.
-            by_head = g.unsqueeze(1) * shared
-            of_head = g.unflatten(-1, (heads, -1)).transpose(0, 1)
-            d_summed = (of_head @ to_value).transpose(0, 1)
-            d_to_value += of_head.mT @ (weights @ of_block).transpose(0, 1)
-            d_values = (weights.mT @ by_head).view_as(d_m)
-            d_weights = torch.baddbmm(by_head @ (m * v).flatten(0, 1).mT, d_summed, of_block.mT)
-            torch.mul(d_values, v, out=d_m)
-            d_value[block[0]] += d_values.mul_(m).sum(1)
-
-            # Through the softmax and the scores.
-            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            if d_total is not None:
-                d_scores.addcmul_(weights, d_total[block].flatten(0, 1).unsqueeze(-1))
-            d_products = (d_scores.mT @ sums.expand(len(g), -1, -1)).view_as(d_m)
-            torch.mul(d_products, k, out=d_q)
-            torch.mul(d_products, q, out=d_k)
-            d_query[block] = d_q.sum(2)
-            d_key[block[0]] += d_k.sum(1)
-
-            # Through the projections.
-            d = d.flatten(0, 2)
-            d_pair.addmm_(pairs.flatten(0, 2).mT, d)  # MKL is faster with the wide matrix last
-            # Straight into the result, which is contiguous for a block.
-            of_edges = torch.mm(d, of_pair, out=d_edges[block].view(len(d), -1)).view_as(of_block)
-            of_edges.baddbmm_(weights.mT, d_summed)
-        d_weight = torch.cat([d_pair.mT, d_to_value.flatten(0, 1)])
-        return d_query, d_key, d_value, d_edges, d_weight, None, None
-
-
-class _EdgeUpdateInBlocks(torch.autograd.Function):
-    """:meth:`RelationLayer.update_edges`, keeping its inputs only."""
-
-    @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor, edges: Tensor, *others: Tensor | float) -> Tensor:
-        share, relation_kept, update_kept, *parameters = others
-        kept = first, second, edges, relation_kept, update_kept, *parameters
-        ctx.share = share
-        ctx.save_for_backward(*kept)
-        result = torch.empty_like(edges[:, edges.shape[1] - first.shape[1] :])
-        for block in _blocks(*result.shape[:3]):
-            updated = _EdgeUpdateInBlocks.steps(*kept, share=share, block=block)[-1]
-            result[block] = updated.view_as(result[block])
-        return result
-
-    @staticmethod
-    def steps(
-        first: Tensor,
-        second: Tensor,
-        edges: Tensor,
-        relation_kept: Tensor | None,
-        update_kept: Tensor | None,
-        *parameters: Tensor,
-        share: float,
-        block: tuple[slice, slice],
-    ) -> tuple[Any, ...]:
-        """What is computed on the way to the edges of a block, each ``(pairs, channels)``."""
-        from_edges, out, out_bias, norm, norm_bias, inner, outer, outer_bias, norm2, norm2_bias = parameters
-        networks, rows = block
-        channels = edges.shape[-1:]
-        skipped = edges.shape[1] - first.shape[1]
-        absolute = slice(rows.start + skipped, rows.stop + skipped)
-        pairs = edges[networks, absolute].flatten(0, 2)
-        reverse = edges[networks, :, absolute].transpose(1, 2).flatten(0, 2)
-        to_hidden, reverse_to_hidden = from_edges.chunk(2, 1)
-
-        def branch(values: Tensor, kept: Tensor | None) -> Tensor:
-            return values if kept is None else values.mul_(kept[block].flatten(0, 2)).div_(1 - share)
-
-        hidden = (first[block].unsqueeze(2) + second[networks, None]).flatten(0, 2)
-        hidden.addmm_(pairs, to_hidden.mT).addmm_(reverse, reverse_to_hidden.mT)
-        active = F.gelu(hidden)
-        related = branch(torch.addmm(out_bias, active, out.mT), relation_kept).add_(pairs)
-        middle, *moments = torch.native_layer_norm(related, channels, norm, norm_bias, 1e-5)
-        hidden2 = middle @ inner.mT
-        active2 = F.gelu(hidden2)
-        summed = branch(torch.addmm(outer_bias, active2, outer.mT), update_kept).add_(middle)
-        updated, *moments2 = torch.native_layer_norm(summed, channels, norm2, norm2_bias, 1e-5)
-        return (
-            (pairs, reverse, hidden, active, related, moments),
-            (middle, hidden2, active2, summed, moments2),
-            updated,
-        )
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        first, second, edges, relation_kept, update_kept, *parameters = ctx.saved_tensors
-        from_edges, out, _, norm, norm_bias, inner, outer, _, norm2, norm2_bias = parameters
-        sums = [torch.zeros_like(p) for p in parameters]
-        d_first, d_second, d_edges = torch.empty_like(first), torch.zeros_like(second), torch.zeros_like(edges)
-        skipped, channels, width = edges.shape[1] - first.shape[1], edges.shape[-1:], edges.shape[-1]
-        backward_of_norm = torch.ops.aten.native_layer_norm_backward
-
-        def of_branch(values: Tensor, kept: Tensor | None) -> Tensor:
-            return values if kept is None else (values * kept[block].flatten(0, 2)).div_(1 - ctx.share)
-
-        for block in _blocks(*first.shape[:2], edges.shape[2]):
-            lower, upper, _ = _EdgeUpdateInBlocks.steps(*ctx.saved_tensors, share=ctx.share, block=block)
-            pairs, reverse, hidden, active, related, moments = lower
-            middle, hidden2, active2, summed, moments2 = upper
-            networks, rows = block
-            absolute = slice(rows.start + skipped, rows.stop + skipped)
-
-            g = gradient[block].flatten(0, 2)
-            d, *of_norm2 = backward_of_norm(g, summed, channels, *moments2, norm2, norm2_bias, [True] * 3)
-            d_branch = of_branch(d, update_kept)
-            d_hidden2 = torch.ops.aten.gelu_backward(d_branch @ outer, hidden2)
-            of_upper = (d_hidden2.mT @ middle, d_branch.mT @ active2, d_branch.sum(0), *of_norm2)
-            d = torch.addmm(d, d_hidden2, inner)
-            d, *of_norm = backward_of_norm(d, related, channels, *moments, norm, norm_bias, [True] * 3)
-            d_branch = of_branch(d, relation_kept)
-            d_hidden = torch.ops.aten.gelu_backward(d_branch @ out, hidden)
-            of_lower = (d_branch.mT @ active, d_branch.sum(0), *of_norm)
-            sums[0][:, :width].addmm_(d_hidden.mT, pairs)
-            sums[0][:, width:].addmm_(d_hidden.mT, reverse)
-            for total, part in zip(sums[1:], of_lower + of_upper, strict=True):
-                total += part
-
-            of_block = edges[networks, absolute]
-            d_edges[networks, absolute] += torch.addmm(d, d_hidden, from_edges[:, :width]).view_as(of_block)
-            d_reverse = (d_hidden @ from_edges[:, width:]).view_as(of_block)
-            d_edges[networks, :, absolute] += d_reverse.transpose(1, 2)
-            d_hidden = d_hidden.unflatten(0, of_block.shape[:3])
-            d_first[block] = d_hidden.sum(2)
-            d_second[networks] += d_hidden.sum(1)
-        return d_first, d_second, d_edges, None, None, None, *sums
-
-
-# -- from weights and biases to nodes and edges ------------------------------------------------------
-
-
-class FourierEmbedding(nn.Module):
-    """Random Fourier features of single numbers, then a linear map.
-
-    Args:
-        frequencies: Number of random frequencies; each gives a sine and a cosine.
-        channels: Channels of the result.
-        sigma: Standard deviation of the frequencies.
-    """
-
-    def __init__(self, frequencies: int, channels: int, sigma: float) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.randn(frequencies) * sigma)
-        self.linear = nn.Linear(2 * frequencies, channels)
-
-    def forward(self, values: Tensor) -> Tensor:
-        phases = 2 * math.pi * values.unsqueeze(-1) * self.frequencies
-        return self.linear(torch.cat([phases.sin(), phases.cos()], dim=-1))
-
-
-class ProbeFeatures(nn.Module):
-    """What every neuron computes at some learned inputs of the network.
-
-    Args:
-        architecture: Of the networks.
-        probes: Number of inputs.
-        channels: Channels of the result.
-    """
-
-    def __init__(self, architecture: Architecture, probes: int, channels: int) -> None:
-        super().__init__()
-        self.inputs = nn.Parameter(2 * torch.rand(probes, architecture.inputs[0].size) - 1)
-        self.maps = nn.ModuleList(
-            [nn.Sequential(nn.Linear(probes, channels), nn.LayerNorm(channels)) for _ in architecture.spaces]
-        )
-
-    def forward(self, element: WeightSpaceElement) -> Tensor:
-        """Features ``(batch, nodes, channels)``."""
-        architecture = element.architecture
-        activations = [space.activation for space in architecture.hidden]
-        values = self.inputs.mT.expand(*element.batch_shape, -1, -1)
-        features = [values]
-        for i, (weight, bias) in enumerate(zip(element.weights, element.biases, strict=True)):
-            values = weight @ values
-            if bias is not None:
-                values = values + bias.unsqueeze(-1)
-            activation = activations[i] if i < len(activations) else None
-            values = values + architecture.output_offset if activation is None else activation(values)
-            features.append(values)
-        return torch.cat([to_node(f) for to_node, f in zip(self.maps, features, strict=True)], dim=-2)
-
-
-class GraphEmbedding(nn.Module):
-    """States of the nodes and edges before the first layer.
-
-    Args:
-        architecture: Of the networks.
-        widths: Channels of nodes and edges.
-        frequencies: Random frequencies per number.
-        sigma: Standard deviation of the frequencies.
-    """
-
-    def __init__(self, architecture: Architecture, widths: Widths, frequencies: int, sigma: float) -> None:
-        super().__init__()
-        sizes = [space.size for space in architecture.spaces]
-        self.bias_embedding = FourierEmbedding(frequencies, widths.node, sigma)
-        self.weight_embedding = FourierEmbedding(frequencies, widths.edge, sigma)
-        self.node_linear = nn.Linear(widths.node, widths.node)
-        self.edge_linear = nn.Linear(widths.edge, widths.edge)
-        # Input and output neurons have an identity and so a position of their own; hidden neurons share one.
-        hidden = len(sizes) - 2
-        self.positions = nn.Parameter(torch.randn(sizes[0] + hidden + sizes[-1], widths.node))
-        own = torch.arange(len(self.positions))
-        repeats = [1] * sizes[0] + sizes[1:-1] + [1] * sizes[-1]
-        self.register_buffer("position_of_node", own.repeat_interleave(torch.tensor(repeats)), persistent=False)
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        self.nodes_of_space = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
-    def forward(self, biases: Tensor, probed: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        """Embeds a batch. A pair without a weight looks like a weight of zero: all such pairs have one state.
-
-        Args:
-            biases: ``(batch, nodes)``, zero for neurons without.
-            probed: Added to the embedded biases: ``(batch, nodes, node channels)``, or a zero.
-            weights: Of every layer, ``(batch, written, read)``.
-
-        Returns:
-            The states of the nodes, ``(batch, nodes, node channels)``, of pairs without a weight, ``(edge channels,)``,
-            and of the edges of every layer, ``(batch, read, written, edge channels)``.
-        """
-        nodes = self.node_linear(self.bias_embedding(biases) + probed) + self.positions[self.position_of_node]
-        none = self.edge_linear(self.weight_embedding(biases.new_zeros(())))
-        return nodes, none, *(self.edge_linear(self.weight_embedding(weight.mT)) for weight in weights)
-
-
-class Known(NamedTuple):
-    """Edges before the first layer, which are alike wherever there is no weight.
-
-    Attributes:
-        none: State of all pairs without a weight, ``(channels,)``.
-        layers: States of the edges of every layer, ``(batch, read, written, channels)``.
-        spaces: The nodes of every space.
-    """
-
-    none: Tensor
-    layers: list[Tensor]
-    spaces: list[slice]
-
-    def edges(self) -> Tensor:
-        """The states of all pairs, ``(batch, nodes, nodes, channels)``."""
-        return _AllPairs.apply(self.spaces, self.none, *self.layers)
-
-
-class _AllPairs(torch.autograd.Function):
-    """:meth:`Known.edges`, without the copies that autograd makes for every part that is written."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(spaces: list[slice], none: Tensor, *layers: Tensor) -> Tensor:
-        count = spaces[-1].stop
-        edges = none.expand(len(layers[0]), count, count, -1).clone()
-        for read, written, layer in zip(spaces, spaces[1:], layers, strict=False):
-            edges[:, read, written] = layer
-        return edges
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.spaces = inputs[0]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of_layers = [gradient[:, r, w] for r, w in zip(ctx.spaces, ctx.spaces[1:], strict=False)]
-        of_none = gradient.sum((0, 1, 2))
-        for part in of_layers:
-            of_none = of_none - part.sum((0, 1, 2))
-        return None, of_none, *of_layers
-
-
-# -- one layer ---------------------------------------------------------------------------------------
 
 
 class RelationalAttention(nn.Module):
@@ -528,7 +75,7 @@ class RelationalAttention(nn.Module):
         query = query[:, seen - looking :]
         if in_blocks:
             return self.out(
-                _AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads, False)[0]
+                AttentionInBlocks.apply(query, key, value, edges, self.of_edges.weight, self.heads, False)[0]
             )
         return self.out(self.weigh(query, key, value, edges))
 
@@ -557,7 +104,7 @@ class RelationalAttention(nn.Module):
             result = result + (to_value @ known.none).unflatten(0, (self.heads, -1))
             if space < len(known.layers):
                 arguments = known.layers[space], self.of_edges.weight, self.heads, True
-                seen, total = _AttentionInBlocks.apply(query[:, rows], key[:, written], value[:, written], *arguments)
+                seen, total = AttentionInBlocks.apply(query[:, rows], key[:, written], value[:, written], *arguments)
                 share = (total - scores.logsumexp(-1).transpose(1, 2)).sigmoid().unsqueeze(-1)
                 result = torch.lerp(result, seen.unflatten(-1, (self.heads, -1)), share)
             results.append(result.flatten(2))
@@ -668,7 +215,7 @@ class RelationLayer(nn.Module):
         parameters = [p for module in (self.relation_out[1], self.relation_norm) for p in module.parameters()]
         parameters += [p for module in (self.edge_update, self.edge_norm) for p in module.parameters()]
         arguments = (self.dropout, relation_kept, update_kept, self.from_edges.weight, *parameters)
-        return looking, _EdgeUpdateInBlocks.apply(first, second, edges, *arguments)
+        return looking, EdgeUpdateInBlocks.apply(first, second, edges, *arguments)
 
     def update_edges(
         self, first: Tensor, second: Tensor, edges: Tensor, relation_kept: Tensor | None, update_kept: Tensor | None
@@ -692,7 +239,7 @@ def _perceptron(channels: int, hidden: int) -> nn.Sequential:
 # -- the model ---------------------------------------------------------------------------------------
 
 
-class RelationTransformer(nn.Module):
+class RelationTransformer(NetworkClassifier):
     """Relation layers on the graph of a network, then a perceptron on the states of its output neurons.
 
     The input is normalised with one mean and one deviation per tensor, which does not tell neurons apart.
@@ -727,32 +274,23 @@ class RelationTransformer(nn.Module):
         dropout: float = 0.2,
         checkpoint: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(architecture)
         if not architecture.is_chain or any(layer.kernel for layer in architecture.layers):
             raise ValueError(f"the Relation Transformer reads chains of linear layers (MLPs), got {architecture!r}")
         if layers < 1:
             raise ValueError(f"the Relation Transformer needs at least one layer, got {layers}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        self.architecture, self.checkpoint = architecture, checkpoint
+        self.checkpoint = checkpoint
         self.outputs = architecture.spaces[-1].size
         nodes = sum(space.size for space in architecture.spaces)
         edge_rows = [nodes] * (layers - 2) + [self.outputs] * (layers > 1) + [0]
         self.embedding = GraphEmbedding(architecture, widths, frequencies, sigma)
-        self.probes = ProbeFeatures(architecture, probes, widths.node) if probes else None
+        self.probes: Any = ProbeFeatures(architecture, probes, widths.node) if probes else None
         self.layers = nn.ModuleList([RelationLayer(widths, rows, dropout) for rows in edge_rows])
         self.head = nn.Sequential(nn.Linear(self.outputs * widths.node, head), nn.ReLU(), nn.Linear(head, classes))
         # The widest tensors of one network, in numbers; see _pieces.
         self.footprint = nodes**2 * widths.attention
-        tensors = sum(1 + layer.bias for layer in architecture.layers)
-        self.register_buffer("mean", torch.zeros(tensors))
-        self.register_buffer("deviation", torch.ones(tensors))
-
-    def set_statistics(self, training_set: WeightSpaceElement) -> None:
-        """Takes the scalar mean and deviation of each tensor from the networks of the training set."""
-        tensors = training_set.tensors()
-        self.mean.copy_(torch.stack([t.mean() for t in tensors]))
-        self.deviation.copy_(torch.stack([t.std() if t.numel() > 1 else t.new_ones(()) for t in tensors]))
 
     def forward(self, element: WeightSpaceElement) -> Tensor:
         """Class scores ``(batch, classes)`` of a batch of networks.
@@ -760,16 +298,13 @@ class RelationTransformer(nn.Module):
         Raises:
             ValueError: If the networks are of another architecture, or have not one batch dimension.
         """
-        if element.architecture != self.architecture:
-            raise ValueError(f"the model is for {self.architecture!r}, got {element.architecture!r}")
-        if len(element.batch_shape) != 1:
-            raise ValueError(f"expected networks of batch shape (batch,), got {tuple(element.batch_shape)}")
+        self.check(element)
         states = [self._output_states(piece) for piece in self._pieces(element)]
         return self.head(torch.cat(states).flatten(1))
 
     def embed(self, element: WeightSpaceElement) -> tuple[Tensor, Tensor, Known]:
         """States of all nodes and edges before the first layer, and what the edges are made of."""
-        weights, biases = self._normalise(element)
+        weights, biases = self._of_nodes_and_edges(element)
         probed = self.probes(element) if self.probes is not None else biases.new_zeros(())
         nodes, none, *layers = self._call(self.embedding, biases, probed, *weights)
         known = Known(none, layers, self.embedding.nodes_of_space)
@@ -790,7 +325,7 @@ class RelationTransformer(nn.Module):
             edges = updated[0] if updated else edges
         return nodes
 
-    def _call(self, module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def _call(self, module: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
         return recompute(module, *inputs) if self.checkpoint and torch.is_grad_enabled() else module(*inputs)
 
     def _in_blocks(self, of_device: Tensor) -> bool:
@@ -806,17 +341,12 @@ class RelationTransformer(nn.Module):
         size, count = max(1, budget // self.footprint), element.batch_shape[0]
         return [element[start : start + size] for start in range(0, max(count, 1), size)]
 
-    def _normalise(self, element: WeightSpaceElement) -> tuple[list[Tensor], Tensor]:
-        """The weights, and the biases of all nodes, zero where there is none."""
-        tensors = iter(zip(element.tensors(), self.mean, self.deviation.clamp_min(1e-8), strict=True))
+    def _of_nodes_and_edges(self, element: WeightSpaceElement) -> tuple[list[Tensor], Tensor]:
+        """The normalised weights, and the biases of all nodes, zero where there is none."""
+        tensors = iter(self.normalised(element))
         first = element.weights[0]
         weights, biases = [], [first.new_zeros(*element.batch_shape, first.shape[-1])]
         for layer, weight in zip(self.architecture.layers, element.weights, strict=True):
-            tensor, mean, deviation = next(tensors)
-            weights.append((tensor - mean) / deviation)
-            if layer.bias:
-                tensor, mean, deviation = next(tensors)
-                biases.append((tensor - mean) / deviation)
-            else:
-                biases.append(weight.new_zeros(weight.shape[:-1]))
+            weights.append(next(tensors))
+            biases.append(next(tensors) if layer.bias else weight.new_zeros(weight.shape[:-1]))
         return weights, torch.cat(biases, dim=-1)

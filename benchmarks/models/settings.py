@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.running.commands import at_least, expect, positive, share
+
 ModelName = Literal["dws", "relation-transformer"]
 
 MODEL_LABELS: dict[ModelName, str] = {"dws": "DWS", "relation-transformer": "Relation Transformer"}
@@ -33,6 +35,13 @@ class DWSSettings:
     heads: int = 8
     batch_norm: bool = True
 
+    def __post_init__(self) -> None:
+        at_least("dws.hidden", self.hidden, 1)
+        at_least("dws.layers", self.layers, 1)
+        at_least("dws.heads", self.heads, 1)
+        if self.set_layer == "sab":
+            expect("dws.hidden", self.hidden, self.hidden % self.heads == 0, f"a multiple of dws.heads, {self.heads}")
+
 
 @dataclass(frozen=True)
 class TransformerSettings:
@@ -59,6 +68,16 @@ class TransformerSettings:
     probes: int = 0
     learning_rate: float = 1e-3
     warmup_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "node", "edge", "attention", "heads"):
+            at_least(f"transformer.{name}", getattr(self, name), 1)
+        share("transformer.dropout", self.dropout)
+        at_least("transformer.probes", self.probes, 0)
+        positive("transformer.learning-rate", self.learning_rate)
+        at_least("transformer.warmup-steps", self.warmup_steps, 0)
+        whole = self.attention % self.heads == 0
+        expect("transformer.attention", self.attention, whole, f"a multiple of transformer.heads, {self.heads}")
 
 
 ModelSettings = DWSSettings | TransformerSettings

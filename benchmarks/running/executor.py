@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import torch
 
+from benchmarks.running.commands import said
+
 
 class Job(Protocol):
     """What an executor runs. It must be picklable."""
@@ -39,9 +41,10 @@ class JobsFailed(RuntimeError):
     def raise_if(cls, failures: Sequence[BaseException], count: int) -> None:
         """Raises if there are failures among the jobs that were run."""
         if failures:
-            raise cls(
-                f"{len(failures)} of {count} jobs failed, the others are kept; the first: {failures[0]!r}"
-            ) from failures[0]
+            first = f"{type(failures[0]).__name__}: {said(failures[0])}"
+            raise cls(f"{len(failures)} of {count} jobs failed, the others are kept; the first: {first}") from failures[
+                0
+            ]
 
 
 def unfinished(jobs: Sequence[Job], sizes: Sequence[int]) -> list[tuple[Job, int]]:

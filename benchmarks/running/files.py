@@ -9,8 +9,42 @@ from typing import Any
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Writes data as JSON; see :func:`write_text`."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes a file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, *keys: str, remedy: str = "delete it, and it is made again") -> dict[str, Any]:
+    """Reads a JSON file of a result.
+
+    Args:
+        path: The file.
+        keys: What has to be in it.
+        remedy: What to do about a damaged one.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged; it names the file and the remedy.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        if not isinstance(data, dict):
+            raise TypeError(f"expected an object, got {type(data).__name__}")
+        for key in keys:
+            data[key]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error!r:.200}); {remedy}") from error
+    return data

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scipy.stats import t as student
 
-from benchmarks.data.settings import SHAPES
-from benchmarks.models.settings import MODEL_LABELS
+from benchmarks.data.settings import SHAPES, DatasetName
+from benchmarks.models.settings import MODEL_LABELS, ModelName
+from benchmarks.running.files import read_json, write_text
 from benchmarks.table import published
 from benchmarks.table.cell import Cell
 from benchmarks.table.published import TABLE1
@@ -30,12 +30,12 @@ class Interval(NamedTuple):
     Attributes:
         mean: The mean.
         half: Half the width, by Student's t; nan for a single value, which says nothing about spread.
-        count: Number of values.
+        seeds: Number of values.
     """
 
     mean: float
     half: float
-    count: int
+    seeds: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval | None:
@@ -101,16 +101,28 @@ def read(cell: Cell) -> dict[str, Any] | None:
     """
     if not cell.done:
         return None
-    try:
-        record: dict[str, Any] = json.loads(cell.path.read_text(encoding="utf-8"))
-        settings = record["settings"]
-        if record["status"] == "finished":
-            float(record["test_accuracy"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{cell.path}: damaged result ({error}); delete it, and it is made again") from error
-    if settings != cell.settings:
+    record = read_json(cell.path, "settings", "status")
+    if record["settings"] != cell.settings:
         raise ValueError(f"{cell.path}: the result of other settings; delete it, and it is made again")
+    check_record(record, cell.path)
     return record
+
+
+def check_record(record: dict[str, Any], path: Path) -> None:
+    """Makes sure that a result holds what the reports show.
+
+    Raises:
+        ValueError: If it does not; it names the file and what to do.
+    """
+    if record["status"] != "finished":
+        return
+    try:
+        for key in ("test_accuracy", "classes"):
+            float(record[key])
+        for part in ("train", "validation", "test"):
+            int(record["networks"][part])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged result ({error!r}); delete it, and it is made again") from error
 
 
 def summarise(cells: Sequence[Cell]) -> Summary:
@@ -133,8 +145,8 @@ class Column(NamedTuple):
         rows: Summaries by the name of the row.
     """
 
-    dataset: str
-    model: str
+    dataset: DatasetName
+    model: ModelName
     views: int
     rows: dict[str, Summary]
 
@@ -146,7 +158,7 @@ class Column(NamedTuple):
     @property
     def published(self) -> dict[str, published.Column]:
         """The paper's columns that stand beside it, by their heads: all of its data set with as many coordinates."""
-        name = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
+        name: Literal["ModelNet40", "FMNIST"] = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
         short = {"dws": "DWS", "relation-transformer": "GNN"}
         return {
             f"paper: {short[model]}, {views} v.": published.Column(name, model, views)
@@ -303,10 +315,9 @@ def write(cells: Sequence[Cell], path: Path, preface: str = "") -> str:
     Returns:
         The Markdown.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     tables = columns(cells)
     text = preface + markdown(tables, cells)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    path.with_suffix(".tex").write_text("\n\n".join(map(latex, tables)) + "\n", encoding="utf-8")
-    path.with_suffix(".csv").write_text(as_csv(tables), encoding="utf-8")
+    write_text(path.with_suffix(".md"), text)
+    write_text(path.with_suffix(".tex"), "\n\n".join(map(latex, tables)) + "\n")
+    write_text(path.with_suffix(".csv"), as_csv(tables))
     return text

@@ -6,6 +6,7 @@ AvivSham/deep-weight-space-augmentations. A comment stands wherever a number her
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 from benchmarks.data.sdf import Sampling
 from benchmarks.data.settings import SHAPES, DatasetName, FitSettings, ImageFitSettings, ShapeFitSettings
 from benchmarks.models.settings import DWSSettings, ModelName, TransformerSettings
+from benchmarks.running.commands import at_least, check_each, distinct, expect, positive, share
 from benchmarks.table.rows import PAPER_ROWS, ROWS
 
 PresetName = Literal["quick", "smoke", "small", "paper"]
@@ -56,6 +58,22 @@ class TrainSettings:
     test: float = 0.25
     split_seed: int = 7
     augment_batch: int = 2048
+
+    def __post_init__(self) -> None:
+        at_least("train.epochs", self.epochs, 1)
+        at_least("train.epochs-many-views", self.epochs_many_views, 1)
+        at_least("train.epochs-shapes", self.epochs_shapes, 1)
+        at_least("train.batch", self.batch, 1)
+        positive("train.learning-rate", self.learning_rate)
+        at_least("train.weight-decay", self.weight_decay, 0)
+        share("train.warmup", self.warmup)
+        at_least("train.warmup-steps", self.warmup_steps, 0)
+        positive("train.clip", self.clip)
+        share("train.validation", self.validation)
+        share("train.test", self.test)
+        both = self.validation + self.test
+        expect("train.validation and train.test", both, both < 1, "below 1 together, so that some are left to train on")
+        at_least("train.augment-batch", self.augment_batch, 1)
 
 
 # -- the whole run -----------------------------------------------------------------------------------
@@ -117,19 +135,21 @@ class Settings:
     device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
-        for row in self.rows:
-            if row not in ROWS:
-                raise ValueError(f"unknown row {row!r}; rows: {', '.join(ROWS)}")
-        for views in self.views:
-            if views < 1:
-                raise ValueError(f"views must be at least 1, got {views}")
-        if self.fitted_views is not None and self.fitted_views < max(self.views):
-            raise ValueError(f"fitted_views must be at least {max(self.views)}, as in views, got {self.fitted_views}")
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        distinct("datasets", self.datasets)
+        distinct("models", self.models)
+        distinct("rows", self.rows, (*ROWS, "all"))
+        if "all" in self.rows:
+            object.__setattr__(self, "rows", tuple(ROWS))
+        distinct("views", self.views)
+        check_each("views", self.views, at_least, 1)
+        distinct("seeds", self.seeds)
+        check_each("seeds", self.seeds, at_least, 0)
+        distinct("steps", self.steps)
+        at_least("fitted_views", self.fitted_views, max(self.views))
+        at_least("workers", self.workers, 1)
+        share("gpus-per-job", self.gpus_per_job, most=math.inf)
         first, count = self.part
-        if not 0 <= first < count:
-            raise ValueError(f"part must be I N with 0 <= I < N, got {first} {count}")
+        expect("part", f"{first} {count}", 0 <= first < count, "I N with 0 <= I < N")
 
     @property
     def all_views(self) -> int:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 import weightaug as wa
 from benchmarks.data.store import NetworkReader, Networks
+from benchmarks.models.classifier import NetworkClassifier
 from benchmarks.models.dws import DWS
-from benchmarks.models.relation_transformer import RelationTransformer, Widths
+from benchmarks.models.graph_embedding import Widths
+from benchmarks.models.relation_transformer import RelationTransformer
 from benchmarks.models.settings import DWSSettings, ModelSettings
 from benchmarks.table.rows import ROWS
 from benchmarks.table.settings import TrainSettings
@@ -61,11 +63,17 @@ def split_images(networks: Networks, settings: TrainSettings) -> Split:
     if networks.splits is not None:
         return Split(*torch.arange(count).split(list(networks.splits)))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.split_seed))
-    test, validation = round(count * settings.test), round(count * settings.validation)
+    _, validation, test = split_sizes(count, settings)
     return Split(order[test + validation :], order[test : test + validation], order[:test])
 
 
-def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> nn.Module:
+def split_sizes(count: int, settings: TrainSettings) -> tuple[int, int, int]:
+    """How many of some images train, validate and test."""
+    test, validation = round(count * settings.test), round(count * settings.validation)
+    return count - test - validation, validation, test
+
+
+def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> NetworkClassifier:
     """The model of a cell, with initial weights that depend on the seed alone."""
     settings = cell.model_settings
     with torch.random.fork_rng():
@@ -102,14 +110,14 @@ class Prepared(NamedTuple):
     Attributes:
         networks: All networks, and the labels that are trained, selected and tested on.
         split: Which images are for what.
-        index: The networks to train on.
+        trained: The networks to train on.
         targets: Their one-hot targets.
         transform: The augmentation.
     """
 
     networks: Networks
     split: Split
-    index: Tensor
+    trained: Tensor
     targets: Tensor
     transform: wa.Transform | None
 

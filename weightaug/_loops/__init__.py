@@ -17,14 +17,21 @@ __all__ = ["load"]
 @cache
 def load(name: str) -> ModuleType | None:
     """A module of this package, or None if numba is not installed, or does not work (it warns, once)."""
-    if importlib.util.find_spec("numba") is None:
-        return None
     try:
+        if importlib.util.find_spec("numba") is None:
+            return None
         return importlib.import_module(f"weightaug._loops.{name}")
-    except ImportError as error:  # as numba raises for a NumPy that it does not know yet
-        warnings.warn(
-            f"numba is installed, but cannot be imported ({error}); weightaug does without it, which is slower. "
-            "Install versions of numba and numpy that fit, or uninstall numba",
-            stacklevel=2,
-        )
+    # Numba breaks in many ways: an ImportError for a NumPy that it does not know yet, an AttributeError or SystemError
+    # from what it builds on, errors of its own where it cannot compile. All that it does works without it.
+    except Exception as error:
+        _warn(f"{type(error).__name__}: {error}")
         return None
+
+
+@cache  # all modules meet the same error
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"numba is installed, but cannot be used ({reason}); weightaug does without it, which is slower. "
+        "Install versions of numba and numpy that fit, or uninstall numba",
+        stacklevel=4,
+    )

@@ -136,7 +136,9 @@ def assign_many(score: Floats, prices: Floats, column_of: Integers) -> None:
 
 
 _LINK = "float64[:,:,::1], float64[:,:,::1], int64[:,::1], float64[:,::1]"
-_VISIT = f"int64[::1], float64[:,:,::1], float64[:,:,::1], {_LINK}, {_LINK}, float64, float64[:,::1], float64[:,::1]"
+_VISIT = (
+    f"int64[::1], float64[:,:,::1], float64[:,:,::1], {_LINK}, {_LINK}, float64[::1], float64[:,::1], float64[:,::1]"
+)
 
 
 @compiled("void(float64[:,::1], float64[:,::1], float64[:,::1], int64[::1], float64[::1])")
@@ -175,7 +177,7 @@ def visit(
     out_b: Floats,
     out_index: Integers,
     out_factor: Floats,
-    half_period: float,
+    half_period: Floats,
     bias: Floats,
     other_bias: Floats,
     prices: Floats,
@@ -198,7 +200,7 @@ def visit(
         out_b: The same for the outgoing parameters.
         out_index: The same for the outgoing parameters.
         out_factor: The same for the outgoing parameters.
-        half_period: Of the activation; not read without phases.
+        half_period: Of the activation in the scale of each pair, ``(B,)``; not read without phases.
         bias: Biases of a that phases move, ``(B, n)``; not read without phases.
         other_bias: Those of b.
         prices: As in :func:`assign_one`, ``(B, n)``; renewed for these pairs.
@@ -241,7 +243,7 @@ def visit(
                 for j in range(n):
                     score[i, j] = abs(r[i, j]) + c[i, j]
         else:
-            h = half_period
+            h = half_period[b]
             for i in range(n):
                 for j in range(n):
                     # d h is how far the biases are from an even number of half periods, 0 <= d <= 1.

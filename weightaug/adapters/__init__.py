@@ -19,6 +19,7 @@ from weightaug.adapters.lora import from_lora
 from weightaug.adapters.modules import from_modules, infer_architecture, to_modules
 from weightaug.adapters.nfn import from_nfn, to_nfn
 from weightaug.adapters.state_dicts import from_state_dicts, infer_names, to_state_dicts
+from weightaug.adapters.statistics import recompute_statistics
 
 __all__ = [
     "from_dws",
@@ -29,6 +30,7 @@ __all__ = [
     "from_state_dicts",
     "infer_architecture",
     "infer_names",
+    "recompute_statistics",
     "to_dws",
     "to_graph",
     "to_modules",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from weightaug._dtypes import check_weights_dtype
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
@@ -46,6 +47,7 @@ def check_counts(architecture: Architecture, weights: Sequence[Tensor], biases: 
     Raises:
         ValueError: If a tuple is too short or too long, or not a tuple or list at all.
     """
+    zeros = "; a missing bias must be given as zeros"
     for kind, given in (("weights", weights), ("biases", biases)):
         if isinstance(given, Tensor):
             raise ValueError(
@@ -55,13 +57,13 @@ def check_counts(architecture: Architecture, weights: Sequence[Tensor], biases: 
         if len(given) != len(architecture.layers):
             raise ValueError(
                 f"{layout}: expected {len(architecture.layers)} {kind}, one for each of the layers "
-                f"{[l.name for l in architecture.layers]}, got {len(given)}; a missing bias must be given as zeros"
+                f"{[l.name for l in architecture.layers]}, got {len(given)}{zeros if kind == 'biases' else ''}"
             )
         for layer, tensor in zip(architecture.layers, given, strict=True):
             if not isinstance(tensor, Tensor):
                 raise ValueError(
-                    f"{layout}: {kind} of layer {layer.name!r}: expected a tensor, got {type(tensor).__name__}; "
-                    "a missing bias must be given as zeros"
+                    f"{layout}: {kind} of layer {layer.name!r}: expected a tensor, got {type(tensor).__name__}"
+                    + (zeros if tensor is None else "; torch.as_tensor converts arrays")
                 )
 
 
@@ -100,8 +102,7 @@ def check_placement(name: str, tensor: Tensor, first: Tensor) -> None:
     Raises:
         ValueError: If it is.
     """
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}; convert with .float()")
+    check_weights_dtype(name, tensor)
     if tensor.dtype != first.dtype or tensor.device != first.device:
         raise ValueError(
             f"{name}: expected {first.dtype} on {first.device} like the first tensor, got {tensor.dtype} on "

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from weightaug._axes import TensorSpec
 from weightaug.architecture import Activation, Architecture, Space
-from weightaug.axes import TensorSpec
 from weightaug.element import WeightSpaceElement
 
 __all__ = ["architecture_of_pairs", "from_lora"]

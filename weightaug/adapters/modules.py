@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from weightaug._differences import difference
 from weightaug.adapters._checks import require_chain
+from weightaug.adapters._effective import copied, effective_state, refuse_parts, unwrapped
+from weightaug.adapters._function import check_functions
 from weightaug.adapters.state_dicts import from_state_dicts, to_state_dicts
 from weightaug.adapters.traced import fill_module, read_modules
 from weightaug.architecture import Activation, Architecture
@@ -32,6 +33,7 @@ _MODULES: dict[type[nn.Module], tuple[str, dict[str, object]]] = {
     nn.Softplus: ("softplus", {"beta": 1.0, "threshold": 20.0}),
     nn.Softsign: ("softsign", {}),
 }
+_NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _TRANSPARENT = (nn.Identity, nn.Flatten, nn.Dropout)
 
 _Activations = Activation | str | Sequence[Activation | str]
@@ -41,17 +43,34 @@ def _leaves(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modul
     if type(module) is not nn.Sequential:
         yield prefix, module
         return
-    for name, child in module.named_children():
+    for name, child in module._modules.items():  # named_children leaves out what stands there for a second time
+        if child is None:
+            continue
         yield from _leaves(child, f"{prefix}.{name}" if prefix else name)
 
 
 def _linears(module: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers by prefix: in order for a Sequential, in the order of registration otherwise."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    """The linear layers by prefix: in order for a Sequential, in the order of registration otherwise.
+
+    A layer that is registered twice is there twice, as in the state dict.
+    """
+    return {name: m for name, m in module.named_modules(remove_duplicate=False) if isinstance(m, nn.Linear)}
 
 
 def _read_activation(name: str, module: nn.Module) -> str:
     found = _MODULES.get(type(module))
+    if found is None and isinstance(module, _NORMALISATIONS):
+        raise ValueError(
+            f"module {name!r}: {type(module).__name__} is a normalisation, a part of the function for which a "
+            "multi-layer perceptron has no place; a batch normalisation right after a linear layer can be folded into "
+            "it: torch.nn.utils.fusion.fuse_linear_bn_eval(linear, norm)"
+        )
+    if found is None and next(iter(module.state_dict()), None) is not None:
+        raise ValueError(
+            f"module {name!r}: expected nn.Linear or one of {sorted(t.__name__ for t in _MODULES)}, got "
+            f"{type(module).__name__}, which has parameters or buffers of its own, for which a multi-layer perceptron "
+            f"has no place: {list(module.state_dict())}"
+        )
     if found is None:
         raise ValueError(
             f"module {name!r}: expected nn.Linear or one of {sorted(t.__name__ for t in _MODULES)}, got "
@@ -75,7 +94,7 @@ def _read_activations(module: nn.Module) -> list[str]:
     for name, leaf in _leaves(module):
         if isinstance(leaf, _TRANSPARENT):
             continue
-        if type(leaf) is nn.Linear:
+        if isinstance(leaf, nn.Linear):
             if seen_linear:
                 given.append(pending or "identity")
             seen_linear, pending = True, None
@@ -111,6 +130,7 @@ def infer_architecture(
         ValueError: If there is no linear layer, sizes do not chain, only some layers have a bias, or the
             activations cannot be told.
     """
+    module = unwrapped(module)
     if activation is None and type(module) is not nn.Sequential:
         raise ValueError(
             f"cannot tell the activations of a {type(module).__name__}: only those of nn.Sequential can be read; "
@@ -144,6 +164,7 @@ def from_modules(
     architecture: Architecture | None = None,
     names: Mapping[str, str] | None = None,
     example_input: Any = None,
+    ignore: Collection[str] = (),
     check_function: bool = True,
     check_values: bool = True,
 ) -> WeightSpaceElement:
@@ -152,6 +173,10 @@ def from_modules(
     One module gives one network, whose tensors share memory with its parameters (detached; use
     :func:`from_state_dicts` with ``dict(module.named_parameters())`` to keep the autograd graph). A sequence of
     modules of one kind gives a batch; an ``nn.Sequential`` is one module.
+
+    Read are the weights that the modules compute with in eval mode: those under weight norm, spectral norm, pruning
+    and other parametrisations are evaluated (and are copies then). A layer that stands in several places of an
+    ``nn.Sequential`` is read once for each.
 
     Args:
         modules: One module or a sequence of them.
@@ -162,17 +187,19 @@ def from_modules(
         example_input: What the modules take (a tensor, a tuple of arguments, a dict of named ones): derives the
             architecture with :meth:`Architecture.from_module`, for convolutions, norms, residual streams, attention.
             Then the element holds every floating tensor of the state dict, running statistics too.
-        check_function: Whether to evaluate the first module on a few points (in a copy, in eval mode) and refuse
+        ignore: Keys of the state dict that are no weights and biases, and need not be read: buffers.
+        check_function: Whether to evaluate every module on a few points (in a copy, in eval mode) and refuse
             it if the element computes something else: a forgotten omega, another order of the layers. Networks
-            with convolutions or an unknown activation cannot be compared, and are taken as they are described.
+            with convolutions or an unknown activation cannot be evaluated; their modules are compared with each
+            other by their parts, and taken as they are described.
         check_values: Whether to refuse NaN and infinite values.
 
     Raises:
         ValueError: If a module does not fit the architecture, or computes another function.
         TypeError: If something else than modules is given.
     """
-    single = isinstance(modules, nn.Module)
-    given = [modules] if isinstance(modules, nn.Module) else list(modules)
+    single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList)
+    given = [modules] if isinstance(modules, nn.Module) and single else _listed(modules)
     if not given:
         raise ValueError("from_modules needs at least one module, got an empty sequence")
     for i, module in enumerate(given):
@@ -187,15 +214,38 @@ def from_modules(
     if architecture is not None and architecture.is_declared:
         element = read_modules(given, architecture, single=single)
         return element.validate() if check_values else element
+    given = [unwrapped(module) for module in given]
+    places = ["" if single else f"module {i}: " for i in range(len(given))]
     if architecture is None:
-        architecture = infer_architecture(given[0], activation, output_offset=output_offset)
+        inferred = [infer_architecture(module, activation, output_offset=output_offset) for module in given]
+        architecture = inferred[0]
+        for place, other in zip(places, inferred, strict=True):
+            if other != architecture:
+                raise ValueError(
+                    f"{place}expected the architecture of module 0, got another one; they differ in "
+                    f"{difference(architecture, other)}; read modules of another architecture on their own"
+                )
     if names is None:
         names = _linear_names(given[0], architecture)
-    dicts = [module.state_dict() for module in given]
-    element = from_state_dicts(dicts[0] if single else dicts, architecture, names=names, check_values=check_values)
+        for place, module in zip(places, given, strict=True):
+            if (other_names := _linear_names(module, architecture)) != names:
+                raise ValueError(f"{place}expected the layers of module 0, {names}, got {other_names}; give names=")
+    dicts = [effective_state(module, place) for place, module in zip(places, given, strict=True)]
+    element = from_state_dicts(
+        dicts[0] if single else dicts, architecture, names=names, ignore=ignore, check_values=check_values
+    )
     if check_function:
-        _check_function(given[0], element if single else element[0])
+        check_functions(given, element.map(lambda t: t.unsqueeze(0)) if single else element)
     return element
+
+
+def _listed(modules: object) -> list[nn.Module]:
+    if isinstance(modules, (str, Mapping)) or not isinstance(modules, Iterable):
+        raise TypeError(
+            f"expected an nn.Module or a sequence of them, got {type(modules).__name__}; from_state_dicts reads state "
+            "dicts"
+        )
+    return list(modules)
 
 
 def _linear_names(module: nn.Module, architecture: Architecture) -> dict[str, str] | None:
@@ -204,45 +254,6 @@ def _linear_names(module: nn.Module, architecture: Architecture) -> dict[str, st
     if not architecture.is_chain or len(prefixes) != len(architecture.layers):
         return None
     return {layer.name: prefix for layer, prefix in zip(architecture.layers, prefixes, strict=True)}
-
-
-def _check_function(module: nn.Module, element: WeightSpaceElement) -> None:
-    arch = element.architecture
-    if any(layer.kernel for layer in arch.layers) or len(arch.inputs) != 1 or len(arch.outputs) != 1:
-        return
-    if not all(s.activation is None or s.activation.is_known for s in arch.spaces):
-        return
-    size = arch.inputs[0].size
-    # In double precision, where rounding is no excuse; mps has none.
-    dtype = element.dtype if element.device.type == "mps" else torch.float64
-    # Fixed points: drawing them would advance the caller's random numbers.
-    x = torch.linspace(-1, 1, 7 * size, dtype=torch.float64).reshape(7, size).sin().to(element.device, dtype)
-    try:
-        with torch.no_grad():
-            expected = copy.deepcopy(module).eval().to(dtype)(x)
-    except Exception as error:
-        raise ValueError(
-            f"the module could not be evaluated on {tuple(x.shape)} coordinates of {dtype}, to compare it with its "
-            f"weights: {error}; check its input size, or switch the comparison off with check_function=False"
-        ) from error
-    got = element.detach().to(dtype)(x)
-    if not isinstance(expected, Tensor) or expected.shape != got.shape:
-        shape = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
-        raise ValueError(
-            f"the module gives {shape} for {tuple(x.shape)} coordinates, the architecture {tuple(got.shape)}; "
-            "give an architecture that fits, or check_function=False"
-        )
-    difference = (expected - got).abs().max().item()
-    # Far above what deep SIRENs make of rounding, far below what another convention or order of layers does.
-    tolerance = max(1e-5, torch.finfo(dtype).eps ** 0.5) * (1.0 + expected.abs().max().item())
-    if not difference <= tolerance:
-        hidden = [f"{s.activation.name}(omega={s.activation.omega:g})" for s in arch.hidden if s.activation]
-        raise ValueError(
-            f"the module computes another function than its weights under this architecture: largest difference "
-            f"{difference:.3g}, expected at most {tolerance:.3g}, with activations {hidden} and output_offset "
-            f"{arch.output_offset:g}; check activation= (a SIREN's omega), output_offset= and the order of the layers "
-            f"in names=, or switch the check off with check_function=False"
-        )
 
 
 def to_modules(
@@ -256,11 +267,11 @@ def to_modules(
 
     Args:
         element: One network, or a batch with one batch dimension.
-        like: A module to copy for every network; None builds ``nn.Sequential`` modules, for a chain whose
-            activations ``torch.nn`` has and without output offset.
+        like: A module to copy for every network, with its buffers; None builds ``nn.Sequential`` modules, for a
+            chain whose activations ``torch.nn`` has and without output offset.
         names: Layer name -> parameter prefix; None takes the ``nn.Linear`` layers in order.
-        check_function: Whether to evaluate the first module, and refuse ``like`` if it computes something else than
-            the element.
+        check_function: Whether to evaluate every module, and refuse ``like`` if one computes something else than
+            its network.
 
     Returns:
         One module for one network, otherwise a list. Dtype and device are the element's.
@@ -279,23 +290,27 @@ def to_modules(
         return [fill_module(like, element[i]) for i in range(len(element))]
     if like is None:
         like = _build(element.architecture)
+    like = unwrapped(like)
+    refuse_parts((key for key, _ in like.named_parameters()), "like: ")
     if names is None:
         names = _linear_names(like, element.architecture)
     dicts = to_state_dicts(element, names=names)
-    expected = {key: tuple(tensor.shape) for key, tensor in like.state_dict().items()}
+    expected = {key: tuple(tensor.shape) for key, tensor in like.named_parameters(remove_duplicate=False)}
     first = dicts if isinstance(dicts, dict) else (dicts[0] if dicts else None)
     if first is not None and (got := {key: tuple(tensor.shape) for key, tensor in first.items()}) != expected:
         raise ValueError(f"like: expected a module with the parameters {got}, got {expected}; check like= and names=")
     modules = [_fill(like, state) for state in ([dicts] if isinstance(dicts, dict) else dicts)]
     if check_function and modules:
-        _check_function(modules[0], element if isinstance(dicts, dict) else element[0])
+        check_functions(modules, element.map(lambda t: t.unsqueeze(0)) if isinstance(dicts, dict) else element)
     return modules[0] if isinstance(dicts, dict) else modules
 
 
 def _fill(like: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    module = copy.deepcopy(like)
-    module.load_state_dict({key: tensor.detach().clone() for key, tensor in state.items()}, assign=True)
-    return module
+    first = next(iter(state.values()))
+    module = copied(like)
+    own = {key: tensor.detach().clone() for key, tensor in state.items()}
+    module.load_state_dict(own, assign=True, strict=False)  # its buffers stay
+    return module.to(first.device, first.dtype)
 
 
 def _build(architecture: Architecture) -> nn.Module:

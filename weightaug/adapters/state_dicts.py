@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightaug.adapters._checks import check_parameter, check_placement, finish
+from weightaug.adapters._effective import refuse_parts
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
@@ -30,10 +32,12 @@ def infer_names(state_dict: Mapping[str, Tensor], architecture: Architecture) ->
     Raises:
         ValueError: If the order of the layers cannot be told from the keys; give ``names`` instead.
     """
+    _check_state_dict(state_dict, "")
     layers = [layer.name for layer in architecture.layers]
     if all(f"{name}.weight" in state_dict for name in layers):
         return {name: name for name in layers}
     prefixes = list(dict.fromkeys(key.rpartition(".")[0] for key in state_dict))
+    refuse_parts(state_dict)
     fix = f"give names={{{layers[0]!r}: '<prefix>', ...}} with the parameter prefix of each layer"
     if not architecture.is_chain:
         raise ValueError(
@@ -54,6 +58,7 @@ def from_state_dicts(
     architecture: Architecture,
     *,
     names: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
     check_values: bool = True,
 ) -> WeightSpaceElement:
     """Reads state dicts.
@@ -65,19 +70,25 @@ def from_state_dicts(
         state_dicts: One dict or a list, with torch's ``(out, in, *kernel)`` weights.
         architecture: Tells the activations and the output offset, which no state dict holds.
         names: Layer name -> parameter prefix; None infers it, see :func:`infer_names`.
+        ignore: Keys that are no weights and biases of layers, and that the function does not need: buffers.
         check_values: Whether to refuse NaN and infinite values, too. Reading them makes a GPU wait.
 
     Raises:
+        TypeError: If something else than state dicts is given, such as paths.
         ValueError: If a key is missing or left over, or a tensor does not fit; the message names the layer, what
             was expected, what came, and the fix.
     """
     if isinstance(state_dicts, Mapping):
-        return _from_one(state_dicts, architecture, names, check_values, "")
+        return _from_one(state_dicts, architecture, names, ignore, check_values, "")
+    if isinstance(state_dicts, (str, bytes, nn.Module)) or not isinstance(state_dicts, Iterable):
+        _check_state_dict(state_dicts, "")
+    state_dicts = list(state_dicts)
     if not state_dicts:
         raise ValueError("from_state_dicts needs at least one state dict, got an empty list")
     if names is None:
-        names = infer_names(state_dicts[0], architecture)
-    rows = [_from_one(d, architecture, names, False, f"state dict {i}: ") for i, d in enumerate(state_dicts)]
+        _check_state_dict(state_dicts[0], "state dict 0: ")
+        names = infer_names(_without(state_dicts[0], ignore), architecture)
+    rows = [_from_one(d, architecture, names, ignore, False, f"state dict {i}: ") for i, d in enumerate(state_dicts)]
     for i, row in enumerate(rows):
         if row.batch_shape != rows[0].batch_shape:
             raise ValueError(
@@ -97,24 +108,36 @@ def _from_one(
     state_dict: Mapping[str, Tensor],
     architecture: Architecture,
     names: Mapping[str, str] | None,
+    ignore: Collection[str],
     check_values: bool,
     place: str,
 ) -> WeightSpaceElement:
+    _check_state_dict(state_dict, place)
+    absent = [key for key in ignore if key not in state_dict]
+    if absent:
+        raise ValueError(f"{place}ignore: expected keys of the state dict, got {absent}; its keys: {_few(state_dict)}")
+    state_dict = _without(state_dict, ignore)
     keys = _keys(architecture, infer_names(state_dict, architecture) if names is None else names)
     expected = {key for pair in keys for key in pair if key is not None}
+    refuse_parts((key for key in state_dict if key not in expected), place)
     for layer, pair in zip(architecture.layers, keys, strict=True):
         for key in pair:
             if key is not None and key not in state_dict:
-                fix = f"declare Layer({layer.name!r}, ..., bias=False)" if key == pair[1] else "change names="
+                unused = [k for k in state_dict if k not in expected and k.endswith("weight")]
+                if key == pair[1]:
+                    fix = f"declare Layer({layer.name!r}, ..., bias=False) if that is what the network has"
+                elif unused:
+                    fix = f"change names= if one of {_few(unused)} is its weight"
+                else:
+                    fix = "the network has fewer layers than the architecture, or others; declare those that it has"
                 raise ValueError(
-                    f"{place}layer {layer.name!r}: expected the key {key!r}, got {sorted(state_dict)}; "
-                    f"{fix} if that is what the network has"
+                    f"{place}layer {layer.name!r}: expected the key {key!r}, got {_few(sorted(state_dict))}; {fix}"
                 )
     left_over = [key for key in state_dict if key not in expected]
     if left_over:
         raise ValueError(
-            f"{place}expected the keys {sorted(expected)}, got {len(left_over)} more: {left_over}; declare layers "
-            "(or bias=True) for them, or drop them first: {k: v for k, v in state_dict.items() if k not in (...)}"
+            f"{place}expected the keys {_few(sorted(expected))}, got {len(left_over)} more: {_few(left_over)}; "
+            f"{_left_over_advice(state_dict, left_over)}"
         )
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
@@ -136,6 +159,55 @@ def _from_one(
                 f"{place}layer {layer.name!r}, {bias_key!r}", state_dict[bias_key], shape, batch, "(*batch, out)"
             )
     return finish(architecture, weights, biases, check_values)
+
+
+def _left_over_advice(state_dict: Mapping[str, Tensor], left_over: Sequence[str]) -> str:
+    for key in left_over:
+        prefix, _, name = key.rpartition(".")
+        twin = state_dict.get(f"{prefix}.bias")
+        if name == "weight" and state_dict[key].dim() == 1 and (twin is None or twin.shape == state_dict[key].shape):
+            return (
+                f"{key!r} with one dimension is the scale of a normalisation layer (or of a PReLU), a part of the "
+                "function for which the architecture has no place"
+            )
+    return (
+        "declare layers (or bias=True) for them; only where the function does not need them, as with some buffers, let "
+        f"them through with ignore={_few(left_over)}"
+    )
+
+
+def _check_state_dict(given: object, place: str) -> None:
+    """Refuses what is no flat state dict.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if isinstance(given, nn.Module):
+        raise TypeError(f"{place}expected a state_dict, got a {type(given).__name__}; use adapters.from_modules")
+    if not isinstance(given, Mapping):
+        came = repr(given) if isinstance(given, (str, bytes, os.PathLike)) else type(given).__name__
+        raise TypeError(
+            f"{place}expected a state_dict (keys and tensors), got {came}; from a file: torch.load(path, "
+            "weights_only=True), or safetensors.torch.load_file(path)"
+        )
+    for key, value in given.items():
+        if isinstance(value, Tensor):
+            continue
+        inner = [k for k, v in given.items() if isinstance(v, Mapping)]
+        if inner:
+            fix = f"the file is a checkpoint, so give one of its parts {inner}"
+        else:
+            fix = "convert arrays with torch.as_tensor, and leave out what is no parameter"
+        raise TypeError(f"{place}{key!r}: expected a state_dict of tensors, got {type(value).__name__}; {fix}")
+
+
+def _without(state_dict: Mapping[str, Tensor], ignore: Collection[str]) -> Mapping[str, Tensor]:
+    return {k: v for k, v in state_dict.items() if k not in ignore} if ignore else state_dict
+
+
+def _few(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    return str(keys) if len(keys) <= 8 else f"{keys[:8]} and {len(keys) - 8} more"
 
 
 def _keys(architecture: Architecture, names: Mapping[str, str]) -> list[tuple[str, str | None]]:
@@ -194,7 +266,7 @@ def to_state_dicts(
     if dims > 1:
         raise ValueError(
             f"expected one network or one batch dimension, got batch shape {tuple(element.batch_shape)}; use "
-            "stacked=True, or flatten the batch with element.map(lambda t: t.flatten(0, n))"
+            f"stacked=True, or flatten the batch with element.map(lambda t: t.flatten(0, {dims - 1}))"
         )
     rows = {key: tensor.unbind(0) for key, tensor in together.items()}
     return [{key: row[i] for key, row in rows.items()} for i in range(element.batch_shape[0])]

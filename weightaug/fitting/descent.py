@@ -84,7 +84,7 @@ def fit(
     start: WeightSpaceElement,
     settings: Adam = Adam(),
     *,
-    peak: float = 1.0,
+    peak: float | Tensor = 1.0,
     progress: Callable[[int], None] = lambda networks: None,
 ) -> Fitted:
     """Trains each network to map coordinates to its targets, with Adam on the mean squared error.
@@ -98,7 +98,7 @@ def fit(
         targets: ``(*batch, points)``, or ``(*batch, points, outputs)``: what the networks are to give.
         start: Initial networks, ``(*batch,)``.
         settings: Steps, rates, and when to stop.
-        peak: From the least to the largest value of a signal, for the PSNR.
+        peak: From the least to the largest value of a signal, for the PSNR; one for all, or ``(*batch)``.
         progress: Called with the number of networks that have just stopped.
 
     Returns:
@@ -113,6 +113,8 @@ def fit(
     with undisturbed(device):
         coordinates = ordinary(coordinates).to(device, dtype)
         targets = ordinary(targets).to(device, dtype)
+        if isinstance(peak, Tensor):
+            peak = ordinary(peak).to(device, dtype).expand(batch).reshape(-1)
         flat = start.map(lambda t: ordinary(t).reshape(batch.numel(), *t.shape[len(batch) :]).to(dtype))
         points = targets.shape[1] // outputs
         # On a CPU a few at a time, so that what the activations give stays in the cache.
@@ -122,7 +124,8 @@ def fit(
         for first in range(0, max(count, 1), few):
             some = slice(first, first + few)
             own = coordinates if coordinates.dim() == 2 else coordinates[some]
-            parts.append(_fit_few(own, targets[some], flat[some], settings, peak, progress))
+            span = peak[some] if isinstance(peak, Tensor) else peak
+            parts.append(_fit_few(own, targets[some], flat[some], settings, span, progress))
         element, psnr, steps = zip(*parts, strict=True)
         fitted, reached = cat(element), torch.cat(psnr)
         if start.dtype != dtype:
@@ -133,8 +136,8 @@ def fit(
         return Fitted(fitted, reached.reshape(batch), torch.cat(steps).reshape(batch))
 
 
-def decibels(error: Tensor, peak: float) -> Tensor:
-    """The peak signal-to-noise ratio of a mean squared error, at most 200 dB below the peak of 1."""
+def decibels(error: Tensor, peak: float | Tensor) -> Tensor:
+    """The peak signal-to-noise ratio of a mean squared error; of an error below 1e-20, as if it were that."""
     return 10 * torch.log10(peak**2 / error.clamp_min(1e-20))
 
 
@@ -172,7 +175,7 @@ def _fit_few(
     targets: Tensor,
     start: WeightSpaceElement,
     settings: Adam,
-    peak: float,
+    peak: float | Tensor,
     progress: Callable[[int], None],
 ) -> Fitted:
     function = error_function(start.architecture)
@@ -207,6 +210,7 @@ def _fit_few(
                     out[where] = p[done]
                 psnr[where], steps[where] = reached[done], step
                 active, targets = active[stay], targets[stay]
+                peak = peak[stay] if isinstance(peak, Tensor) else peak
                 coordinates = coordinates if coordinates.dim() == 2 else coordinates[stay]
                 params, first_moment, second_moment, gradients = (
                     [t[stay] for t in tensors] for tensors in (params, first_moment, second_moment, gradients)

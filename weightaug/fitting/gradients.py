@@ -100,7 +100,8 @@ class _Any:
         for layer in self._architecture.layers:
             weights.append(next(given))
             biases.append(next(given) if layer.bias else None)
-        return WeightSpaceElement(self._architecture, tuple(weights), tuple(biases))(coordinates)
+        networks = WeightSpaceElement(self._architecture, tuple(weights), tuple(biases))
+        return networks(coordinates, per_network=coordinates.dim() == 3)
 
     def error(self, params: list[Tensor], coordinates: Tensor, targets: Tensor) -> Tensor:
         """See :class:`ErrorFunction`."""

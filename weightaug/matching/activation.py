@@ -7,15 +7,60 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.matching.assignment import assign
-from weightaug.matching.descent import Moves
+from weightaug.matching.moves import Moves
 from weightaug.matching.rules import Rule
 
-__all__ = ["match_activations"]
+__all__ = ["check_points", "match_activations"]
 
 
-def match_activations(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], inputs: Tensor) -> Moves:
+def check_points(points: Tensor, architecture: Architecture, *, whole: bool = False) -> None:
+    """Checks coordinates at which networks are to be compared.
+
+    Args:
+        points: The coordinates.
+        architecture: Of the networks.
+        whole: Whether their outputs are compared, too.
+
+    Raises:
+        TypeError: If they are no tensor of real numbers.
+        ValueError: If they do not fit the networks, are none, or not finite; or if such networks cannot be evaluated.
+    """
+    wiring = architecture.wiring
+    several = len(wiring.inputs) != 1 or (whole and len(wiring.outputs) != 1)
+    if several or any(layer.kernel for layer in architecture.layers):
+        needs = "one input space, one output space" if whole else "one input space"
+        names = [[space.name for space in spaces] for spaces in (architecture.inputs, architecture.outputs)]
+        raise ValueError(
+            f"matching at points needs {needs} and linear layers, got inputs {names[0]}, outputs {names[1]} and "
+            f"kernels {[l.kernel for l in architecture.layers]}; use method='weight'"
+        )
+    unknown = [s.activation.name for s in architecture.hidden if s.activation and not s.activation.is_known]
+    if unknown:
+        raise ValueError(
+            f"matching at points needs activations that can be evaluated, got {unknown[0]!r}; use method='weight'"
+        )
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"points: expected a tensor of coordinates, got {type(points).__name__}; torch.as_tensor makes one"
+        )
+    width = architecture.spaces[wiring.inputs[0]].size
+    if points.dim() != 2 or points.shape[1] != width or len(points) == 0:
+        raise ValueError(
+            f"points: expected coordinates of shape (n, {width}) with n >= 1, got {tuple(points.shape)}; a "
+            f"grid of them takes points.reshape(-1, {width})"
+        )
+    if points.is_complex() or points.dtype == torch.bool:
+        raise TypeError(f"points: expected real coordinates, got {points.dtype}")
+    if not bool(torch.isfinite(points).all()):
+        raise ValueError(
+            f"points: expected finite coordinates, got {int((~torch.isfinite(points)).sum())} that are not"
+        )
+
+
+def match_activations(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], points: Tensor) -> Moves:
     """The best permutation, sign and phase of each space for the values of its neurons.
 
     A neuron's value depends on no other move (up to its own sign), so each space is one assignment problem.
@@ -24,14 +69,9 @@ def match_activations(a: WeightSpaceElement, b: WeightSpaceElement, rules: Seque
         a: The networks to align to, a flat float64 batch.
         b: The networks to align, likewise.
         rules: The symmetries in use.
-        inputs: Coordinates, ``(n, in)``.
-
-    Raises:
-        ValueError: If the inputs do not fit or are not finite.
+        points: Coordinates, ``(n, in)``; see :func:`check_points`.
     """
-    if inputs.dim() != 2 or not bool(torch.isfinite(inputs).all()):
-        raise ValueError(f"inputs: expected finite coordinates of shape (n, in), got shape {tuple(inputs.shape)}")
-    x = inputs.detach().to(a.device, a.dtype)
+    x = points.detach().to(a.device, a.dtype)
     before_a, before_b = _pre_activations(a, x), _pre_activations(b, x)
     moves = Moves.identity(b, rules)
     for s, (space, rule) in enumerate(zip(a.architecture.hidden, rules, strict=True)):
@@ -76,14 +116,6 @@ def _sign_and_shift(za: Tensor, zb: Tensor, flipped: Tensor, rule: Rule) -> tupl
 def _pre_activations(x: WeightSpaceElement, coordinates: Tensor) -> list[Tensor]:
     """What every hidden space gets, ``(B, n, size)`` each."""
     arch, wiring = x.architecture, x.architecture.wiring
-    if len(wiring.inputs) != 1 or any(layer.kernel for layer in arch.layers):
-        raise ValueError(
-            "activation matching needs one input space and linear layers, got inputs "
-            f"{[s.name for s in arch.inputs]} and kernels {[l.kernel for l in arch.layers]}; use method='weight'"
-        )
-    width = arch.spaces[wiring.inputs[0]].size
-    if coordinates.shape[-1] != width:
-        raise ValueError(f"inputs: expected coordinates of shape (n, {width}), got {tuple(coordinates.shape)}")
     after = {wiring.inputs[0]: coordinates.expand(len(x), *coordinates.shape)}
     before: dict[int, Tensor] = {}
     for space in wiring.order[1:]:

@@ -11,9 +11,11 @@ from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import matmul
+from weightaug.matching.refinement import Refinement
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
+from weightaug.matching.surroundings import undisturbed
 
-__all__ = ["balance", "canonicalize", "flat64", "topological_slots", "unflat"]
+__all__ = ["balance", "canonicalize", "flat64", "to_representative", "topological_slots", "unflat"]
 
 
 def flat64(x: WeightSpaceElement, device: torch.device | None = None) -> WeightSpaceElement:
@@ -23,10 +25,20 @@ def flat64(x: WeightSpaceElement, device: torch.device | None = None) -> WeightS
 
 
 def unflat(group: GroupElement, x: WeightSpaceElement) -> GroupElement:
-    """A group element of a flat batch in the batch shape, dtype and device of x."""
-    return group.map(
-        lambda t: t.reshape(*x.batch_shape, t.shape[-1]).to(x.device, x.dtype if t.is_floating_point() else t.dtype)
-    )
+    """A group element of a flat batch in the batch shape, dtype and device of x.
+
+    Factors are limited to numbers that have an inverse in the dtype, which float16 reaches for the neurons of pruned
+    networks that are cut off.
+    """
+    smallest = torch.finfo(x.dtype).tiny
+
+    def back(t: Tensor) -> Tensor:
+        t = t.reshape(*x.batch_shape, t.shape[-1])
+        if t.is_floating_point():
+            return (t.abs().clamp(smallest, 1 / smallest) * t.sign()).to(x.device, x.dtype)
+        return t.to(x.device)
+
+    return group.map(back)
 
 
 def topological_slots(architecture: Architecture) -> list[int]:
@@ -42,8 +54,9 @@ def balance(x: WeightSpaceElement, rules: Sequence[Rule], *, max_sweeps: int = 2
     """The positive scales that give every neuron incoming and outgoing parameters of the same norm.
 
     They minimise the norm of the network over its scale orbit, a convex problem in the logarithms, so they do
-    not depend on where in the orbit it starts. A neuron without live inputs or outputs has no such minimum:
-    what it still has is brought to norm 1, and counts nowhere else.
+    not depend on where in the orbit it starts. That has no minimum where a neuron is cut off from the inputs and
+    biases, or from the outputs. What such neurons still have counts for no other, and they get the scales that
+    minimise the sum of the squared logarithms of their parameters, which always has a minimum.
 
     Args:
         x: A flat float64 batch.
@@ -56,10 +69,10 @@ def balance(x: WeightSpaceElement, rules: Sequence[Rule], *, max_sweeps: int = 2
     batch = x.batch_shape[0]
     if not slots or batch == 0:
         return GroupElement.identity(x.architecture)
+    live = _live(x)
     squares = [w.square().flatten(3).sum(-1) if w.dim() > 3 else w.square() for w in x.weights]
     ones = [torch.ones(batch, n, dtype=x.dtype, device=x.device) for n in sizes]
     factors = [t.clone() for t in ones]  # squares of the scales
-    live = [t.clone() for t in ones]
 
     def norms(slot: int) -> tuple[Tensor, Tensor]:
         incoming, outgoing = torch.zeros_like(ones[slot]), torch.zeros_like(ones[slot])
@@ -80,46 +93,118 @@ def balance(x: WeightSpaceElement, rules: Sequence[Rule], *, max_sweeps: int = 2
                     outgoing += matmul(square.mT, (live[write] * factors[write]).unsqueeze(2)).squeeze(2)
         return incoming * factors[slot], outgoing / factors[slot]
 
-    for _ in range(len(sizes) + 1):  # the death of a neuron can leave another without live ends
-        before = [t.clone() for t in live]
-        for s in slots:
-            incoming, outgoing = norms(s)
-            live[s] = ((incoming > 0) & (outgoing > 0)).to(x.dtype)
-        if all(torch.equal(p, q) for p, q in zip(before, live, strict=True)):
-            break
     for _ in range(max_sweeps):
         change = 0.0
         for s in slots:
             incoming, outgoing = norms(s)
-            step = torch.where(live[s] > 0, outgoing / incoming, 1.0).sqrt()
+            step = torch.where(live[s] & (incoming > 0) & (outgoing > 0), outgoing / incoming, 1.0).sqrt()
             factors[s] *= step
             change = max(change, float(step.log().abs().max()))
         if change < 1e-14:
             break
+    scales = [f.sqrt() for f in factors]
+    _scale_cut_off(x, slots, live, scales)
+    return GroupElement.of(
+        x.architecture, scale=tuple(scales[s] if rule.scale else None for s, rule in enumerate(rules))
+    )
+
+
+def _live(x: WeightSpaceElement) -> list[Tensor]:
+    """Per hidden space, which neurons have paths both from an input or a bias and to an output, ``(B, n)``."""
+    wiring = x.architecture.wiring
+    there = [(w != 0).flatten(3).any(-1) if w.dim() > 3 else w != 0 for w in x.weights]
+    fed = [torch.zeros(len(x), s.size, dtype=torch.bool, device=x.device) for s in x.architecture.hidden]
+    used = [torch.zeros_like(t) for t in fed]
+    order = topological_slots(x.architecture)
+    for s in order:
+        for l, edges in enumerate(there):
+            if wiring.write_slots[l] == s:
+                read, bias = wiring.read_slots[l], x.biases[l]
+                fed[s] |= (edges if read is None else edges & fed[read].unsqueeze(1)).any(2)
+                if bias is not None:
+                    fed[s] |= bias != 0
+    for s in order[::-1]:
+        for l, edges in enumerate(there):
+            if wiring.read_slots[l] == s:
+                write = wiring.write_slots[l]
+                used[s] |= (edges if write is None else edges & used[write].unsqueeze(2)).any(1)
+    return [f & u for f, u in zip(fed, used, strict=True)]
+
+
+def _scale_cut_off(x: WeightSpaceElement, slots: Sequence[int], live: Sequence[Tensor], scales: list[Tensor]) -> None:
+    """Sets the scales of the neurons that are not live, in place, given those of the others.
+
+    A parameter w between neurons with logarithms of scales s (written) and t (read) has log |w| + s - t. Least squares
+    for these lead to a linear system whose matrix is the Laplacian of the graph of cut-off neurons.
+    """
+    arch, wiring = x.architecture, x.architecture.wiring
+    offsets = [sum(arch.hidden[s].size for s in slots[:i]) for i in range(len(slots))]
+    free = torch.cat([~live[s] for s in slots], 1)
+    networks = free.any(1).nonzero().squeeze(1)
+    if not len(networks):
+        return
+    total = free.shape[1]
+    laplacian = torch.zeros(len(networks), total, total, dtype=x.dtype, device=x.device)
+    pull = torch.zeros(len(networks), total, dtype=x.dtype, device=x.device)
+    diagonal = torch.zeros_like(pull)
+    place = {s: slice(o, o + arch.hidden[s].size) for s, o in zip(slots, offsets, strict=True)}
+    for l, (weight, bias) in enumerate(zip(x.weights, x.biases, strict=True)):
+        weight = weight[networks].flatten(3) if weight.dim() > 3 else weight[networks].unsqueeze(-1)
+        count = (weight != 0).to(x.dtype).sum(-1)
+        log = torch.where(weight != 0, weight.abs(), 1.0).log().sum(-1)
+        write, read = (place.get(s) if s is not None else None for s in (wiring.write_slots[l], wiring.read_slots[l]))
+        if write is not None:
+            diagonal[:, write] += count.sum(2)
+            pull[:, write] -= log.sum(2)
+            if bias is not None:
+                own = bias[networks]
+                diagonal[:, write] += (own != 0).to(x.dtype)
+                pull[:, write] -= torch.where(own != 0, own.abs(), 1.0).log()
+        if read is not None:
+            diagonal[:, read] += count.sum(1)
+            pull[:, read] += log.sum(1)
+        if write is not None and read is not None:
+            laplacian[:, write, read] -= count
+            laplacian[:, read, write] -= count.mT
+    laplacian += torch.diag_embed(diagonal)
+    cut = free[networks]
+    known = torch.where(cut, 0.0, torch.cat([scales[s][networks] for s in slots], 1).log())
+    pull = torch.where(cut, pull - matmul(laplacian, known.unsqueeze(2)).squeeze(2), 0.0)
+    most = int(cut.sum(1).max())
+    chosen = (~cut).to(torch.int8).argsort(dim=1, stable=True)[:, :most]  # the cut-off neurons, and some others
+    inside = cut.gather(1, chosen)
+    both = inside.unsqueeze(2) & inside.unsqueeze(1)
+    system = laplacian.gather(1, chosen.unsqueeze(2).expand(-1, -1, total)).gather(
+        2, chosen.unsqueeze(1).expand(-1, most, -1)
+    )
+    # A part that is connected to nothing else has no scale of its own: the smallest solution leaves its parameters
+    # where every other solution does.
+    inverse = torch.linalg.pinv(torch.where(both, system, 0.0), hermitian=True, rtol=1e-9)
+    solution = torch.where(inside, matmul(inverse, pull.gather(1, chosen).unsqueeze(2)).squeeze(2), 0.0)
+    logs = known.scatter_add(1, chosen, solution)
     for s in slots:
-        incoming, outgoing = norms(s)
-        alone = torch.where(incoming > 0, 1 / incoming, torch.where(outgoing > 0, outgoing, 1.0))
-        factors[s] *= torch.where(live[s] > 0, 1.0, alone)
-    scale = tuple(factors[s].sqrt() if rules[s].scale else None for s in range(len(rules)))
-    return GroupElement.of(x.architecture, scale=scale)
+        scales[s][networks] = torch.where(cut[:, place[s]], logs[:, place[s]].exp(), scales[s][networks])
 
 
 # -- one representative per orbit ------------------------------------------------------------------------
 
 
-@torch.no_grad()
+@undisturbed
 def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> GroupElement:
     """Finds the symmetry that brings a network to the representative of its orbit.
 
     ``act(x, canonicalize(x))`` computes the same function as ``x``; it is the same for all networks that
-    symmetries turn into each other, and a second call finds nothing to do (both up to rounding). The group
-    element can be replayed on gradients and momenta.
+    symmetries turn into each other, and a second call finds nothing to do, pruned networks and equal neurons
+    included. Both hold exactly for permutations and signs, in every dtype, and up to rounding for phases and
+    scales, which round the weights that they move: in half precision that often changes the order of neurons.
+    The group element can be replayed on gradients and momenta.
 
     In the canonical form, scales are balanced (every neuron's incoming parameters have the norm of its
-    outgoing ones); then, from the inputs to the outputs, signs make a fixed projection of a neuron's
-    incoming weights positive, phases bring its bias into [-h/2, h/2] with h the half period, and neurons
-    stand in the order of a second projection. Neurons with equal incoming parameters are told apart by their
-    outgoing ones, and so are the signs of neurons that are dead (constantly zero).
+    outgoing ones); phases bring biases into [-h/2, h/2] with h the half period; signs and places follow from
+    fixed random functions of a neuron's incoming and outgoing weights, and, where these are equal for several
+    neurons, of what their neighbours were found to be (colour refinement). Neurons that even this does not tell
+    apart are taken to be exchangeable. That is true but for networks made to mislead it, such as those whose
+    non-zero weights are all equal and form a regular graph: to decide those is as hard as graph isomorphism.
 
     Args:
         x: The networks, of any batch shape.
@@ -135,117 +220,13 @@ def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> Group
     rules = resolve(x.architecture, symmetry)
     if not rules or x.batch_shape.numel() == 0:
         return GroupElement.identity(x.architecture)
-    start = flat64(x)
-    eps = 64 * torch.finfo(x.dtype).eps
-    group = balance(start, rules)
-    y = act(start, group)
-    wiring, arch = x.architecture.wiring, x.architecture
-    # Dead neurons: their sign can only be read from their outgoing weights, which therefore must not decide
-    # anything about the neurons after them.
-    dead = [torch.zeros(len(y), s.size, dtype=torch.bool, device=y.device) for s in arch.hidden]
-    for s in topological_slots(arch):
-        rule = rules[s]
-        rows, bias = _rows(y, s, rule, dead)
-        sign, shift, dead[s] = _orient(rows, bias, rule, eps)
-        step = _single(arch, s, None, sign, shift)
-        y, group = act(y, step), step @ group
-        rows, bias = _rows(y, s, rule, dead)
-        order = _order(rows if bias is None else torch.cat([rows, bias.unsqueeze(-1)], -1), _outgoing(y, s), eps)
-        step = _single(arch, s, order, None, None)
-        y, group = act(y, step), step @ group
-        dead[s] = dead[s].gather(1, order)
-    for s, rule in enumerate(rules):
-        if rule.sign == "odd" and bool(dead[s].any()):
-            columns = torch.cat(
-                [w.transpose(1, 2).flatten(2) for l, w in enumerate(y.weights) if wiring.read_slots[l] == s], -1
-            )
-            flip = torch.where(dead[s] & (_project(columns, 1) < 0), -1.0, 1.0).to(y.dtype)
-            step = _single(arch, s, None, flip, None)
-            y, group = act(y, step), step @ group
-    return unflat(group, x)
+    return unflat(to_representative(flat64(x), rules, x.dtype), x)
 
 
-def _single(
-    arch: Architecture, slot: int, permutation: Tensor | None, scale: Tensor | None, shift: Tensor | None
-) -> GroupElement:
-    def only(t: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(t if s == slot else None for s in range(len(arch.hidden)))
-
-    return GroupElement(arch, only(permutation), only(scale), only(shift))
-
-
-def _rows(y: WeightSpaceElement, slot: int, rule: Rule, dead: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Incoming parameters ``(B, n, d)`` of one space, from living neurons; apart, the bias that phases move."""
-    wiring = y.architecture.wiring
-    rows: list[Tensor] = []
-    moving: Tensor | None = None
-    for l, (weight, bias) in enumerate(zip(y.weights, y.biases, strict=True)):
-        if wiring.write_slots[l] != slot:
-            continue
-        read = wiring.read_slots[l]
-        if read is not None and bool(dead[read].any()):
-            alive = (~dead[read]).to(y.dtype)
-            weight = weight * alive.reshape(len(y), 1, -1, *(1,) * (weight.dim() - 3))
-        rows.append(weight.flatten(2))
-        if bias is not None and rule.half_period is not None and wiring.bias_carriers[slot] == l:
-            moving = bias
-        elif bias is not None:
-            rows.append(bias.unsqueeze(-1))
-    return torch.cat(rows, -1), moving
-
-
-def _outgoing(y: WeightSpaceElement, slot: int) -> Tensor:
-    """A number per neuron that depends on its outgoing weights alone, not on the moves of later spaces, ``(B, n)``."""
-    wiring = y.architecture.wiring
-    total = torch.zeros(len(y), y.architecture.hidden[slot].size, dtype=y.dtype, device=y.device)
-    for l, weight in enumerate(y.weights):
-        if wiring.read_slots[l] == slot:
-            columns = weight.transpose(1, 2).flatten(2)
-            if wiring.write_slots[l] is None:
-                total += _project(columns, 2)
-            total += columns.square().sum(-1) + columns.abs().sum(-1)
-    return total
-
-
-def _project(rows: Tensor, which: int) -> Tensor:
-    """Projects rows ``(..., d)`` on a fixed vector, which has no relation to what networks learn."""
-    index = torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
-    return rows @ (torch.sin(index * (2.399963 + which) + which) + 0.1 * which)
-
-
-def _orient(rows: Tensor, bias: Tensor | None, rule: Rule, eps: float) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """The canonical sign and shift of each neuron of a space, and which of them are constantly zero."""
-    size = rows.abs().amax(-1)
-    empty = size == 0
-    sign = torch.ones_like(size)
-    if rule.sign is not None:
-        undecided = ~empty
-        for which in (3, 4, 5):  # a projection that vanishes leaves the decision to the next one
-            value = _project(rows, which)
-            clear = undecided & (value.abs() > eps * size)
-            sign = torch.where(clear & (value < 0), -1.0, sign)
-            undecided &= ~clear
-    if rule.half_period is None or bias is None:
-        return (None if rule.sign is None else sign), None, empty & (rule.sign == "odd")
-    h = rule.half_period
-    shift = -(sign * bias / h).round()
-    rest = sign * bias + shift * h
-    if rule.sign is not None:  # with weights of zero, the sign of the bias decides
-        flip = empty & (rest < 0)
-        sign, shift = torch.where(flip, -sign, sign), torch.where(flip, -shift, shift)
-    zero = rest.abs() if rule.sign != "even" else (rest.abs() - h / 2).abs()
-    dead = empty & (zero <= eps * (bias.abs() + h))
-    return (None if rule.sign is None else sign), shift.to(torch.int64), dead
-
-
-def _order(rows: Tensor, tie: Tensor, eps: float) -> Tensor:
-    """Sorts the neurons by a projection of their rows, and those with the same one by ``tie``."""
-    key = _project(rows, 6)
-    near = eps * rows.abs().sum(-1).amax(-1, keepdim=True)
-    order = key.argsort(dim=-1, stable=True)
-    ranked = key.gather(-1, order)
-    gap = (ranked[:, 1:] - ranked[:, :-1]) > near
-    group = torch.cat([torch.zeros_like(order[:, :1]), gap.cumsum(-1)], -1)
-    rank = torch.empty_like(group).scatter_(-1, order, group)
-    by_tie = tie.argsort(dim=-1, stable=True)
-    return by_tie.gather(-1, rank.gather(-1, by_tie).argsort(dim=-1, stable=True))
+def to_representative(x: WeightSpaceElement, rules: Sequence[Rule], dtype: torch.dtype) -> GroupElement:
+    """:func:`canonicalize` for a flat float64 batch whose values were rounded to some dtype."""
+    balancing = balance(x, rules)
+    # Moves that round leave differences of a few units in the last place between neurons that were equal.
+    rounds = any(rule.scale or rule.half_period is not None for rule in rules)
+    tolerance = min(max(16 * torch.finfo(dtype).eps if rounds else 0.0, 1e-10), 4e-3)
+    return Refinement(act(x, balancing), rules, tolerance).representative() @ balancing

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from weightaug._modes import without_autocast
 from weightaug.element import WeightSpaceElement
 
 __all__ = ["canonicalize_lora", "lora_distance", "lora_products"]
@@ -31,6 +32,7 @@ def _factors(x: WeightSpaceElement) -> Iterator[tuple[Tensor, Tensor]]:
         yield down.to(torch.float64), up.to(torch.float64)
 
 
+@without_autocast
 def lora_products(x: WeightSpaceElement) -> tuple[Tensor, ...]:
     """B A of every pair, ``(*batch, out, in)``: what no gauge changes.
 
@@ -40,6 +42,7 @@ def lora_products(x: WeightSpaceElement) -> tuple[Tensor, ...]:
     return tuple((b @ a).to(x.dtype) for a, b in _factors(x))
 
 
+@without_autocast
 def canonicalize_lora(x: WeightSpaceElement) -> WeightSpaceElement:
     """One representative of each gauge orbit: A = sqrt(s) V^T and B = U sqrt(s) of the product's singular values.
 
@@ -78,6 +81,7 @@ def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, s, vh
 
 
+@without_autocast
 def lora_distance(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
     """The Euclidean distance of all products B A: a metric that no gauge changes.
 

@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from weightaug.element import WeightSpaceElement
+from weightaug.element import WeightSpaceElement, cat
 from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
-from weightaug.matching.descent import Moves
-from weightaug.matching.rules import Symmetry, check_finite, resolve
-from weightaug.matching.weight import DEFAULT_STARTS, check_starts, match, solve, working_device
+from weightaug.matching.moves import Moves
+from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
+from weightaug.matching.surroundings import undisturbed
+from weightaug.matching.weight import check_starts, match, solve, working_device
 
 __all__ = ["align_to", "match_many"]
+
+_REFERENCES = 8  # networks of a set that all are aligned to at first, each one a start of the rounds
 
 
 def align_to(batch: WeightSpaceElement, reference: WeightSpaceElement, **options: Any) -> GroupElement:
@@ -46,25 +50,27 @@ def align_to(batch: WeightSpaceElement, reference: WeightSpaceElement, **options
     return match(spread, batch, **options)
 
 
-@torch.no_grad()
+@undisturbed
 def match_many(
     x: WeightSpaceElement,
     *,
     symmetry: Symmetry = "auto",
-    starts: Sequence[str] = DEFAULT_STARTS,
-    max_rounds: int = 20,
+    starts: Sequence[str] = ("forward", "backward"),
+    max_rounds: int = 100,
     max_sweeps: int = 100,
 ) -> tuple[GroupElement, WeightSpaceElement]:
     """Aligns sets of networks jointly, each set to its own barycentre.
 
-    The networks of a set are aligned to their mean and the mean is taken again, in turns, so the sum of
-    squared distances to the mean never grows. All of them end in the frame of the first network, so the
-    maps between any two, ``g[i].inverse() @ g[j]``, are cycle-consistent.
+    In turns, every network of a set is aligned to the mean of the others, until a round changes nothing (or, with
+    positive scales, next to nothing). That starts several times, from the networks as they are and from all of them
+    aligned to one of the first eight, and the best result is kept for each set. So the sum of squared distances to the
+    mean is never larger than before, measured in the frame of the first network, scales included. All networks end in
+    that frame, so the maps between any two, ``g[i].inverse() @ g[j]``, are cycle-consistent.
 
     Args:
         x: Networks of batch shape ``(*batch, k)``: sets of k networks.
         symmetry: As for :func:`match`.
-        starts: As for :func:`match`, used to align the first time; later rounds go on from there.
+        starts: As for :func:`match`; every alignment starts from where the network is, too.
         max_rounds: Limit on the rounds.
         max_sweeps: As for :func:`match`.
 
@@ -74,6 +80,8 @@ def match_many(
 
     Raises:
         ValueError: If x is one network or its sets are empty, or as for :func:`match`.
+
+    Source: Ainsworth et al. (2022), Git Re-Basin, algorithm 3 (MergeMany), for permutations.
     """
     if not x.batch_shape or x.batch_shape[-1] == 0:
         raise ValueError(
@@ -82,39 +90,144 @@ def match_many(
     check_finite(x, "x")
     rules = resolve(x.architecture, symmetry)
     check_starts(starts)
-    arch, k = x.architecture, x.batch_shape[-1]
-    flat = flat64(x, working_device(x))
-    balancing = balance(flat, rules)
-    flat = act(flat, balancing)
-    sets = len(flat) // k
-    moves = Moves.identity(flat, rules)
-
-    def spread(values: WeightSpaceElement) -> WeightSpaceElement:
-        return values.map(lambda t: t.repeat_interleave(k, 0))
-
-    def per_set(values: WeightSpaceElement) -> WeightSpaceElement:
-        return values.map(lambda t: t.unflatten(0, (sets, k)))
-
-    def spread_out(aligned: WeightSpaceElement, center: WeightSpaceElement) -> Tensor:
-        rest: Tensor = (aligned.flatten() - spread(center).flatten()).square().sum(-1)
-        return rest.reshape(sets, k).sum(-1)
-
-    if rules and sets:
-        # The first reference is a network, not a mean of unaligned ones, which would be close to zero.
-        moves, _ = solve(spread(per_set(flat)[:, 0]), flat, rules, starts, max_sweeps=max_sweeps)
-        total: Tensor | None = None
-        for _ in range(max_rounds):
-            aligned = act(flat, moves.group(arch))
-            center = per_set(aligned).map(lambda t: t.mean(1))
-            now = spread_out(aligned, center)
-            if total is not None and not bool((now < total * (1 - 1e-10)).any()):
-                break
-            total = now
-            # Going on from where they are (as identity moves of the aligned networks) cannot make it worse.
-            step, _ = solve(spread(center), aligned, rules, ("identity",), max_sweeps=max_sweeps)
-            moves = Moves.of(step.group(arch) @ moves.group(arch), flat, rules)
-    group = moves.group(arch) @ balancing
-    first = group.map(lambda t: t.unflatten(0, (sets, k))[:, :1].expand(sets, k, t.shape[-1]).flatten(0, 1))
-    group = unflat(first.inverse() @ group, x)
+    k = x.batch_shape[-1]
+    flat = flat64(x, working_device(x)).map(lambda t: t.unflatten(0, (len(t) // k, k)))
+    networks = [flat[:, i] for i in range(k)]
+    group = GroupElement.identity(x.architecture)
+    if rules and len(flat):
+        settings: dict[str, Any] = {"starts": starts, "max_sweeps": max_sweeps}
+        still = [_explicit(network, rules) for network in networks]
+        begin = [still]
+        for reference in networks[: _REFERENCES if k > 1 else 0]:
+            there = [_placed(reference, network, rules, **settings) for network in networks]
+            to_first = there[0].inverse()  # distances are measured in its scales
+            begin.append([still[0], *(to_first @ group for group in there[1:])])
+        together = [cat([network] * len(begin)) for network in networks]
+        joined_starts = [GroupElement.cat(start) for start in zip(*begin, strict=True)]
+        groups, spread = _merge(together, joined_starts, rules, max_rounds, **settings)
+        better = spread.view(len(begin), -1).argmin(0) * len(flat) + torch.arange(len(flat), device=spread.device)
+        first = groups[0][better].inverse()
+        back = [first @ g[better] for g in groups]
+        joined: GroupElement = pytree.tree_map(lambda *tensors: torch.stack(tensors, 1).flatten(0, 1), *back)
+        group = unflat(joined, x)
     dim = len(x.batch_shape) - 1
     return group, act(x, group).map(lambda t: t.mean(dim))
+
+
+def _explicit(x: WeightSpaceElement, rules: Sequence[Rule]) -> GroupElement:
+    """The identity with a tensor for every part that the rules allow."""
+    group = Moves.identity(x, rules).group(x.architecture)
+    ones = [torch.ones_like(p, dtype=x.dtype) for p in group.permutation if p is not None]
+    scale = tuple(one if rule.scale else a for rule, a, one in zip(rules, group.scale, ones, strict=True))
+    return GroupElement.of(x.architecture, permutation=group.permutation, scale=scale, shift=group.shift)
+
+
+def _placed(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], **settings: Any) -> GroupElement:
+    """What aligns b to a, in the scales of a."""
+    balance_a, balance_b = balance(a, rules), balance(b, rules)
+    moves, _ = solve(act(a, balance_a), act(b, balance_b), rules, **settings)
+    return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
+
+
+def _merge(
+    networks: Sequence[WeightSpaceElement],
+    groups: Sequence[GroupElement],
+    rules: Sequence[Rule],
+    max_rounds: int,
+    *,
+    starts: Sequence[str],
+    max_sweeps: int,
+) -> tuple[list[GroupElement], Tensor]:
+    """Aligns each of k networks to the mean of the others, in turns, for every set of a batch.
+
+    Args:
+        networks: k flat float64 batches ``(S,)``.
+        groups: Where they start.
+        rules: The symmetries in use.
+        max_rounds: Limit on the rounds.
+        starts: Where each alignment starts, besides where the network is.
+        max_sweeps: As for :func:`match`.
+
+    Returns:
+        Where they end, and the sums of their squared distances to their mean, ``(S,)``.
+    """
+    groups = list(groups)
+    placed = [act(x, g) for x, g in zip(networks, groups, strict=True)]
+    total = _total(placed)
+    count, arch = len(networks), networks[0].architecture
+    spread = _spread(placed, total)
+    todo = torch.arange(len(total), device=total.device)
+    names = ("identity", *(name for name in starts if name != "identity"))
+    for _ in range(max_rounds if count > 1 else 0):
+        for i in range(count):
+            own = placed[i][todo]
+            others = (total[todo] - own.flatten()) / (count - 1)
+            mean = WeightSpaceElement.unflatten(arch, others)
+            moves, _ = solve(mean, own, rules, names, max_sweeps=max_sweeps)
+            step = moves.group(arch)
+            if i > 0:  # the first one keeps its scales, or all would shrink together
+                step = _nearer_scales(mean, act(own, step), rules) @ step
+            new = act(own, step)
+            # Rounding aside, it is never farther from the others than it was.
+            worse = (new.flatten() - others).square().sum(-1) > (own.flatten() - others).square().sum(-1)
+            total[todo] = torch.where(worse.unsqueeze(1), total[todo], total[todo] - own.flatten() + new.flatten())
+            _put(placed[i], todo[~worse], new[~worse])
+            _put(groups[i], todo[~worse], (step @ groups[i][todo])[~worse])
+        before, spread = spread, _spread(placed, total)
+        todo = todo[(spread < before * (1 - 1e-7))[todo]]
+        if not len(todo):
+            break
+    return groups, spread
+
+
+def _put(old: GroupElement | WeightSpaceElement, index: Tensor, new: GroupElement | WeightSpaceElement) -> None:
+    """Writes into some entries of a batch, in place."""
+    for whole, part in zip(pytree.tree_leaves(old), pytree.tree_leaves(new), strict=True):
+        whole[index] = part
+
+
+def _total(placed: Sequence[WeightSpaceElement]) -> Tensor:
+    return torch.stack([x.flatten() for x in placed]).sum(0)
+
+
+def _spread(placed: Sequence[WeightSpaceElement], total: Tensor) -> Tensor:
+    center = total / len(placed)
+    return torch.stack([(x.flatten() - center).square().sum(-1) for x in placed]).sum(0)
+
+
+def _nearer_scales(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule]) -> GroupElement:
+    """The positive scales that bring b nearer to a, one space after the other, scales of a as they are.
+
+    A factor c of a neuron changes its part of the squared distance to A c^2 - 2 P c + D / c^2 - 2 Q / c, whose minimum
+    next to 1 Newton's method finds in log c.
+    """
+    arch, wiring = a.architecture, a.architecture.wiring
+    group = GroupElement.identity(arch)
+    for s, rule in enumerate(rules):
+        if not rule.scale:
+            continue
+        zero = torch.zeros(len(a), arch.hidden[s].size, dtype=a.dtype, device=a.device)
+        norm_in, dot_in, norm_out, dot_out = zero, zero, zero, zero
+        for l, (wa, wb, va, vb) in enumerate(zip(a.weights, b.weights, a.biases, b.biases, strict=True)):
+            if wiring.write_slots[l] == s:
+                norm_in = norm_in + wb.flatten(2).square().sum(-1)
+                dot_in = dot_in + (wa * wb).flatten(2).sum(-1)
+                if va is not None and vb is not None:
+                    norm_in, dot_in = norm_in + vb.square(), dot_in + va * vb
+            if wiring.read_slots[l] == s:
+                norm_out = norm_out + wb.transpose(1, 2).flatten(2).square().sum(-1)
+                dot_out = dot_out + (wa * wb).transpose(1, 2).flatten(2).sum(-1)
+
+        def part(c: Tensor) -> Tensor:
+            return norm_in * c**2 - 2 * dot_in * c + norm_out / c**2 - 2 * dot_out / c  # noqa: B023 (called here)
+
+        log = torch.zeros_like(zero)
+        for _ in range(20):
+            c = log.exp()
+            slope = norm_in * c**2 - dot_in * c - norm_out / c**2 + dot_out / c
+            bend = (2 * norm_in * c**2 - dot_in * c + 2 * norm_out / c**2 - dot_out / c).abs()
+            log = log - torch.where(bend > 0, slope / bend, 0.0).clamp(-0.5, 0.5)
+        scale = torch.where(part(log.exp()) < part(torch.ones_like(log)), log.exp(), 1.0)
+        step = GroupElement.of(arch, scale=tuple(scale if t == s else None for t in range(len(rules))))
+        b, group = act(b, step), step @ group
+    return group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,17 @@ from weightaug._differences import difference
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
-__all__ = ["Rule", "Symmetry", "check_finite", "check_pair", "neighbours", "resolve"]
+__all__ = [
+    "Rule",
+    "Symmetry",
+    "check_count",
+    "check_finite",
+    "check_generator",
+    "check_networks",
+    "check_pair",
+    "neighbours",
+    "resolve",
+]
 
 Symmetry = str | Collection[str]
 
@@ -44,6 +55,7 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
 
     Raises:
         ValueError: If a name is unknown, or no hidden space has the symmetry.
+        TypeError: If the symmetry is no name and no collection of names.
     """
     if architecture.is_declared:
         raise ValueError(
@@ -51,7 +63,10 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
             "matching.match(method='weight') and matching.distance work on both, canonicalize_lora on low-rank pairs"
         )
     hidden = architecture.hidden
-    auto = isinstance(symmetry, str) and symmetry == "auto"
+    words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)
+    if not words:
+        raise TypeError(f"symmetry: expected 'auto' or one or several of {_NAMES}, got {symmetry!r}")
+    auto = symmetry == "auto"
     names = set(_NAMES) if auto else ({symmetry} if isinstance(symmetry, str) else set(symmetry))
     unknown = sorted(names - set(_NAMES))
     if unknown or not names:
@@ -88,8 +103,11 @@ def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "mat
     """Checks that two elements can be matched.
 
     Raises:
-        ValueError: If the architectures, batch shapes, dtypes or devices differ, or a value is NaN or infinite.
+        ValueError: If the architectures, batch shapes or devices differ, or a value is NaN or infinite.
+        TypeError: If one is no element, or its weights are no floating-point numbers.
     """
+    check_networks(a, "a")
+    check_networks(b, "b")
     if a.architecture != b.architecture:
         raise ValueError(
             f"cannot {verb} networks of different architectures: a and b differ in "
@@ -104,6 +122,49 @@ def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "mat
         raise ValueError(f"cannot {verb} networks on different devices: a is on {a.device}, b on {b.device}")
     check_finite(a, "a")
     check_finite(b, "b")
+
+
+def check_networks(element: WeightSpaceElement, role: str) -> None:
+    """Checks that this is an element of floating-point weights.
+
+    Raises:
+        TypeError: If not.
+    """
+    if not isinstance(element, WeightSpaceElement):
+        raise TypeError(f"{role}: expected a WeightSpaceElement, got {type(element).__name__}")
+    if not element.dtype.is_floating_point:
+        raise TypeError(f"{role}: expected floating-point weights, got {element.dtype}")
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Checks a setting that counts something.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value!r}")
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    """Checks a source of draws that are made on the CPU.
+
+    Raises:
+        TypeError: If it is no generator.
+        ValueError: If it is one of another device.
+    """
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: expected a torch.Generator or None, got {generator!r}; for a seed, torch.Generator()"
+            ".manual_seed(seed)"
+        )
+    if generator.device.type != "cpu":
+        raise ValueError(f"generator: expected one on the CPU, where matching draws, got one on {generator.device}")
 
 
 def check_finite(element: WeightSpaceElement, role: str) -> None:

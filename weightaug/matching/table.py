@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weightaug._table import Move, Plan
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
-from weightaug.table import Move, Plan
 
 __all__ = ["match_table"]
 
@@ -180,7 +180,9 @@ class _Work:
             maps[slot] = _rotation(self._similarity(pieces, slot))
             return GroupElement(arch, tuple(permutation), (None,) * len(maps), (None,) * len(maps), tuple(maps))
         inner_slots = self.inner[slot]
-        crosses = {s: self._nested([p for p in pieces if self._holds(p, s)], arch.hidden[slot].size, s) for s in inner_slots}
+        crosses = {
+            s: self._nested([p for p in pieces if self._holds(p, s)], arch.hidden[slot].size, s) for s in inner_slots
+        }
         alone = [p for p in pieces if not any(self._holds(p, s) for s in inner_slots)]
         score = self._similarity(alone, slot)
         best: dict[int, Tensor] = {}

@@ -5,35 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
-from weightaug.matching.activation import match_activations
+from weightaug.matching.activation import check_points, match_activations
+from weightaug.matching.annealing import anneal
 from weightaug.matching.assignment import on_device_solver
-from weightaug.matching.canonical import balance, canonicalize, flat64, topological_slots, unflat
-from weightaug.matching.descent import BLOCK, Moves, Pairs
-from weightaug.matching.rules import Rule, Symmetry, check_pair, resolve
-from weightaug.matching.sinkhorn import relax
+from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, topological_slots, unflat
+from weightaug.matching.descent import BLOCK, Pairs
+from weightaug.matching.function import match_functions
+from weightaug.matching.moves import Moves
+from weightaug.matching.restarts import kick, random_moves
+from weightaug.matching.rules import Rule, Symmetry, check_count, check_generator, check_pair, resolve
+from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.table import match_table
 
 __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "solve", "working_device"]
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("forward",)
-INVARIANT_STARTS = ("forward", "backward")
-_KICK = 0.5  # part of the neurons of a space that a kick moves; fewer mostly fall back
+INVARIANT_STARTS = ("forward", "backward", "canonical")
+_KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns; fewer mostly fall back
+
+_TIE_BREAKS = 4  # tries to settle ties, for pairs that may be copies
+_NEARLY_HARD: dict[str, Any] = {"steps": 8, "hot": 1e-3, "cold": 1e-5, "noise": 1.0}
+_EXACT = 1e-10  # relative squared distance of what counts as a copy
 
 _PIECE = 512  # pairs that are prepared at a time
 _CHUNK = 256  # pairs that a thread works on at a time
 
-Method = Literal["weight", "activation", "sinkhorn"]
+Method = Literal["weight", "activation", "function"]
+METHODS = ("weight", "activation", "function")
 
 
-@torch.no_grad()
+@undisturbed
 def match(
     a: WeightSpaceElement,
     b: WeightSpaceElement,
@@ -42,7 +51,7 @@ def match(
     method: Method = "weight",
     starts: Sequence[str] | None = None,
     kicks: int = 0,
-    inputs: Tensor | None = None,
+    points: Tensor | None = None,
     max_sweeps: int = 100,
     generator: torch.Generator | None = None,
 ) -> GroupElement:
@@ -60,17 +69,20 @@ def match(
     Networks that are declared tensor by tensor (``Architecture.from_module``) are matched by a walk and a descent over
     permutations, heads with the best orthogonal map of their inside; factors stay as they are.
 
-    ``method="activation"`` matches the values of the hidden neurons at ``inputs`` instead, one assignment
-    per space. ``method="sinkhorn"`` relaxes permutations and signs to soft ones, descends along the gradient
-    of the distance, rounds by an assignment, and ends with ``"weight"`` from there (or from the identity,
-    where that is better).
+    ``method="activation"`` matches the values of the hidden neurons at ``points`` instead, one assignment
+    per space.
+
+    ``method="function"`` looks for the symmetry with which the mid-point of a and ``act(b, g)`` computes the mean
+    of the two functions at ``points``, in the mean square: from the weight matching, 50 steps that follow the
+    gradient of that error, each with a hard assignment. At the points, the error is never larger than that of the
+    weight matching or of no matching; the distance usually is. Some 200 points do; more cost more.
 
     Args:
         a: The networks to align to, of any batch shape.
         b: The networks to align, of the same architecture and batch shape.
         symmetry: ``"auto"`` for every symmetry that the activations allow, ``"permutation"`` for the
             paper's, or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``.
-        method: ``"weight"``, ``"activation"`` or ``"sinkhorn"``.
+        method: ``"weight"``, ``"activation"`` or ``"function"``.
         starts: Where the weight matching starts; for each pair the best result is kept. ``"identity"``,
             ``"reverse"`` (the identity, spaces visited from last to first), ``"forward"`` (each space by its
             incoming weights, inputs first: finds a planted copy exactly), ``"backward"``, ``"anneal"`` (soft
@@ -80,60 +92,69 @@ def match(
         kicks: How often a part of the neurons of the best result is shuffled, and the descent repeated from
             there, to leave local optima. The closest alignments take ``starts=("identity", "forward",
             "anneal")`` and some 100 kicks.
-        inputs: Coordinates ``(n, in)`` for ``method="activation"``.
+        points: Coordinates ``(n, in)`` for ``method="activation"`` and ``"function"``.
         max_sweeps: Limit on the visits per hidden space and start.
         generator: Source of random starts and kicks, on the CPU; None for torch's global one.
 
     Returns:
-        The group element, with tensors ``(*batch, size)`` on the device of a.
+        The group element, with tensors ``(*batch, size)`` on the device of b, and factors in its dtype.
 
     Raises:
         ValueError: If the architectures, batch shapes or devices differ, a value is not finite, the
-            symmetry does not exist in this architecture, or an argument is not one of the above.
+            symmetry does not exist in this architecture, a number is out of range, or an argument is not one of the
+            above.
+        TypeError: If an argument is of another type.
 
     Source: section 4 of the paper, and Ainsworth et al. (2022), Git Re-Basin, for permutations.
     """
     check_pair(a, b)
     if a.architecture.is_declared:
-        if method != "weight" or starts is not None or kicks or inputs is not None:
+        if method != "weight" or starts is not None or kicks or points is not None:
             raise ValueError(
                 "networks that are declared tensor by tensor are matched by method='weight' without starts, kicks or "
-                f"inputs, got method={method!r}, starts={starts!r}, kicks={kicks}"
+                f"points, got method={method!r}, starts={starts!r}, kicks={kicks}"
             )
         return _match_declared(a, b, symmetry, max_sweeps)
     rules = resolve(a.architecture, symmetry)
-    if method not in ("weight", "activation", "sinkhorn"):
-        raise ValueError(f"method: expected 'weight', 'activation' or 'sinkhorn', got {method!r}")
-    if (inputs is not None) != (method == "activation"):
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    if (points is not None) != (method != "weight"):
         raise ValueError(
-            f"method={method!r}, inputs {'given' if inputs is not None else 'missing'}: activation matching needs "
-            "inputs=coordinates of shape (n, in), and only that method takes them"
+            f"method={method!r}, points {'given' if points is not None else 'missing'}: 'activation' and 'function' "
+            "need points=coordinates of shape (n, in), and 'weight' takes none"
         )
+    check_count("kicks", kicks, 0)
+    check_count("max_sweeps", max_sweeps, 1)
+    check_generator(generator)
     if method != "weight" and (starts is not None or kicks):
         raise ValueError(f"method={method!r} takes no starts and no kicks; they belong to method='weight'")
     if starts is None:
-        starts = ("identity",) if symmetry == "permutation" else DEFAULT_STARTS
+        starts = ("identity", "forward") if symmetry == "permutation" else DEFAULT_STARTS
     check_starts(starts)
+    if points is not None:
+        check_points(points, a.architecture, whole=method == "function")
     if not rules:
         return GroupElement.identity(a.architecture)
     device = working_device(a)
-    names = ("identity", "sinkhorn") if method == "sinkhorn" else starts
+    precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
     def align(a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
         a, b = flat64(a, device), flat64(b, device)
         balance_a, balance_b = balance(a, rules), balance(b, rules)
         a, b = act(a, balance_a), act(b, balance_b)
-        if inputs is not None:
-            moves = match_activations(a, b, rules, inputs)
+        if points is not None and method == "activation":
+            moves = match_activations(a, b, rules, points)
         else:
-            moves, _ = solve(a, b, rules, names, kicks, max_sweeps=max_sweeps, generator=generator)
+            moves, _ = solve(a, b, rules, starts, kicks, max_sweeps=max_sweeps, generator=generator)
+        if points is not None and method == "function":
+            moves = match_functions(a, b, rules, points, moves, dtype=precision)
         return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
 
     if len(a.batch_shape) != 1 or len(a) <= _PIECE:
-        return unflat(align(a, b), a)
+        return unflat(align(a, b), b)
     # In pieces, because a pair takes some ten to twenty times its own memory while it is matched.
     groups = [align(a[i : i + _PIECE], b[i : i + _PIECE]) for i in range(0, len(a), _PIECE)]
-    return unflat(GroupElement.cat(groups), a)
+    return unflat(GroupElement.cat(groups), b)
 
 
 def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
@@ -157,7 +178,7 @@ def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symm
     return group.map(back)
 
 
-@torch.no_grad()
+@undisturbed
 def distance(
     a: WeightSpaceElement,
     b: WeightSpaceElement,
@@ -198,21 +219,36 @@ def distance(
         return torch.minimum(*gaps).sqrt().to(a.dtype)
     rules = resolve(a.architecture, symmetry)
     check_starts(starts)
+    check_count("max_sweeps", max_sweeps, 1)
     if "random" in starts:
         raise ValueError("starts: 'random' would make the distance random and asymmetric; leave it out")
     device = working_device(a)
-    flat = [flat64(x, device) for x in (a, b)]
-    x, y = (act(f, balance(f, rules)) for f in flat)
+    # From the canonical forms, nothing depends on where in their orbits the networks stand, ties included: these would
+    # be decided by the last bits, so the descent does not see them.
+    x, y = (flat64(x, device) for x in (a, b))
+    if rules and len(x):
+        x, y = (act(x, to_representative(x, rules, a.dtype)) for x in (x, y))
+    starts = ["identity" if name == "canonical" else name for name in starts]
 
     def one_way(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
         aligned = y
         if rules:
-            moves, _ = solve(x, y, rules, starts, keep_identity=False, max_sweeps=max_sweeps)
+            short = (x.map(_without_last_bits), y.map(_without_last_bits))
+            moves, _ = solve(*short, rules, starts, keep_identity=False, max_sweeps=max_sweeps)
             aligned = act(y, moves.group(a.architecture))
         return (x.flatten() - aligned.flatten()).square().sum(-1)
 
     best = torch.minimum(one_way(x, y), one_way(y, x)).sqrt()
     return best.reshape(a.batch_shape).to(a.device, a.dtype)
+
+
+def _without_last_bits(t: Tensor) -> Tensor:
+    """A float64 tensor of a flat batch, rounded to some 30 bits of the largest number of each network."""
+    if not t.numel():
+        return t
+    largest = t.abs().flatten(1).amax(1).clamp_min(torch.finfo(t.dtype).tiny)
+    unit = torch.exp2(largest.log2().floor() - 30).view(-1, *(1,) * (t.dim() - 1))
+    return (t / unit).round() * unit
 
 
 def check_starts(starts: Sequence[str]) -> None:
@@ -221,7 +257,8 @@ def check_starts(starts: Sequence[str]) -> None:
     Raises:
         ValueError: If there are none, or one is unknown.
     """
-    if isinstance(starts, str) or not starts or any(name not in STARTS for name in starts):
+    sequence = isinstance(starts, Sequence) and not isinstance(starts, str)
+    if not sequence or not starts or any(name not in STARTS for name in starts):
         raise ValueError(f"starts: expected a sequence of one or several of {STARTS}, got {starts!r}")
 
 
@@ -247,7 +284,7 @@ def solve(
         a: The networks to align to, a flat float64 batch with balanced scales.
         b: The networks to align, likewise.
         rules: The symmetries in use.
-        starts: Names of starts; also ``"sinkhorn"``.
+        starts: Names of starts.
         kicks: Number of kicks.
         keep_identity: Whether to return the identity where nothing better is found.
         max_sweeps: Limit on the visits per hidden space and start.
@@ -257,7 +294,7 @@ def solve(
         The moves, and the objective that they reach, ``(B,)``.
     """
     arch = a.architecture
-    given = [_random(b, rules, generator) for name in starts if name == "random"]
+    given = [random_moves(b, rules, generator) for name in starts if name == "random"]
     if "canonical" in starts:
         group = canonicalize(a).inverse() @ canonicalize(b)
         given.append(Moves.of(group, b, rules))
@@ -286,6 +323,26 @@ def solve(
             best = moves.where(value > reached, best)
             reached = torch.maximum(value, reached)
 
+        def consider_ties() -> None:
+            # Copies with neurons that look alike: soft moves leave a tie open until something that it touches decides.
+            nonlocal best, reached
+            where = pairs.tied_copies()
+            for seed in range(_TIE_BREAKS):
+                if len(where) == 0:
+                    return
+                part = pairs.part(where)
+                if seed == 0:
+                    frames = canonicalize(a[chunk][where]).inverse() @ canonicalize(b[chunk][where])
+                    found = Moves.of(frames, part.b, rules)
+                else:
+                    found = anneal(part, forward, **_NEARLY_HARD, seed=seed)
+                found = part.descend(found, max_sweeps=max_sweeps)
+                value = part.objective(found)
+                found = found.where(value > reached[where], best[where])
+                best.put(where, found)
+                reached[where] = torch.maximum(value, reached[where])
+                where = where[part.apart(found) > _EXACT]
+
         for moves in given:
             consider(moves[chunk])
         for name in starts:
@@ -297,19 +354,22 @@ def solve(
                 consider(pairs.walk(forward), settled=forward[-1])  # which saw all others
             elif name == "backward":
                 consider(pairs.walk(forward[::-1]), forward[::-1], settled=forward[0])
-            elif name == "sinkhorn":
-                consider(relax(a[chunk], b[chunk], rules))
             elif name == "anneal":
-                consider(pairs.anneal(forward))
-        random = torch.Generator().manual_seed(seed)
+                consider(anneal(pairs, forward))
+        if set(starts) & {"forward", "backward"}:
+            consider_ties()
+        random = torch.Generator("cpu").manual_seed(seed)
         for k in range(kicks if len(forward) > 1 else 0):  # one space alone has no local optima
             slot = forward[k % len(forward)]
             # The others first: the kicked space would only go back.
-            consider(pairs.kick(best, slot, _KICK, random), [*(s for s in forward if s != slot), slot])
+            part = _KICKS[k // len(forward) % len(_KICKS)]
+            consider(kick(best, slot, part, random), [*(s for s in forward if s != slot), slot])
         return best, reached
 
     # Each chunk draws from its own generator, whatever order the threads run in.
-    seeds = torch.randint(2**62, (len(chunks),), generator=generator).tolist() if kicks else [0] * len(chunks)
+    seeds = [0] * len(chunks)
+    if kicks:
+        seeds = torch.randint(2**62, (len(chunks),), generator=generator, device="cpu").tolist()
     done = _in_threads(work, chunks, seeds)
     return Moves.cat([moves for moves, _ in done]), torch.cat([reached for _, reached in done])
 
@@ -322,13 +382,3 @@ def _in_threads(
         return [work(chunk, seed) for chunk, seed in zip(chunks, seeds, strict=True)]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, chunks, seeds))
-
-
-def _random(x: WeightSpaceElement, rules: Sequence[Rule], generator: torch.Generator | None) -> Moves:
-    moves = Moves.identity(x, rules)
-    for s, p in enumerate(moves.permutation):
-        moves.permutation[s] = torch.rand(p.shape, generator=generator).argsort(-1).to(p.device)
-        sign = moves.sign[s]
-        if sign is not None:
-            moves.sign[s] = (1 - 2 * torch.randint(2, p.shape, generator=generator)).to(sign)
-    return moves

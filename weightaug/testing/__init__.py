@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from weightaug.testing.asserts import assert_close, assert_equal, assert_same_function
+from weightaug.testing.certificates import Certificate, Movement, check_model
 from weightaug.testing.laws import check_transform
 from weightaug.testing.networks import random_element, sample_points
 
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from weightaug.testing.strategies import activations, architectures, elements
 
 __all__ = [
+    "Certificate",
+    "Movement",
     "activations",
     "architectures",
     "assert_close",
     "assert_equal",
     "assert_same_function",
+    "check_model",
     "check_transform",
     "elements",
     "random_element",

@@ -1,5 +1,6 @@
 """Transforms, by family: what they preserve decides where they are."""
 
+from weightaug.transforms.alignment import AlignTo
 from weightaug.transforms.base import Params, Preserves, Transform, slice_params
 from weightaug.transforms.compose import Compose, OneOf, RandomApply, RandomOrder
 from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
@@ -7,10 +8,13 @@ from weightaug.transforms.labels import LabelSmoothing
 from weightaug.transforms.linear import HeadPermutation, HeadRotation, LoRAGauge
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
+from weightaug.transforms.refit import Refit, RefitParams
+from weightaug.transforms.standardize import Standardize
 from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
 
 __all__ = [
     "Affine",
+    "AlignTo",
     "AlignedMixup",
     "Compose",
     "Dropout",
@@ -32,12 +36,15 @@ __all__ = [
     "RandomApply",
     "RandomOrder",
     "ReLUScale",
+    "Refit",
+    "RefitParams",
     "Reflect",
     "Rotate",
     "Scale",
     "SelfMixup",
     "SirenBias",
     "SirenNegation",
+    "Standardize",
     "Transform",
     "Translate",
     "slice_params",

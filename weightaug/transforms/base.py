@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, overload
+from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import torch
 from torch.utils import _pytree as pytree
 
+from weightaug._arguments import check_element, check_generator
+from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
@@ -19,6 +22,10 @@ __all__ = ["Params", "Preserves", "Transform", "slice_params"]
 
 Params: TypeAlias = Any
 """What :meth:`Transform.sample` returns: a pytree of tensors whose leading dimensions are the batch shape."""
+
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
 
 
 class Preserves(enum.IntEnum):
@@ -34,7 +41,8 @@ class Transform(ABC):
     """A random map of weight-space elements. Frozen configuration: holds no tensor and no state.
 
     A subclass is a frozen dataclass of plain numbers and strings that says what it ``preserves`` and has
-    :meth:`sample` and :meth:`apply`; ``weightaug.testing.check_transform`` holds it to the contract.
+    :meth:`sample` and :meth:`apply`; ``weightaug.testing.check_transform`` holds it to the contract. These
+    run outside of ``torch.autocast`` wherever they are called.
     """
 
     preserves: ClassVar[Preserves] = Preserves.NOTHING
@@ -43,8 +51,18 @@ class Transform(ABC):
     mixes: ClassVar[bool] = False
     """Whether elements of a batch influence each other."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("sample", "apply", "sample_apply", "apply_target", "apply_targets"):
+            if name in vars(cls):
+                setattr(cls, name, without_autocast(vars(cls)[name]))
+
     def check(self, architecture: Architecture) -> None:  # noqa: B027 (most transforms fit all)
         """Raises a ValueError that says what is wrong if the transform does not fit an architecture."""
+
+    def undone_by(self, later: Transform) -> str | None:
+        """Why another transform must not come after this one, or None; :class:`Compose` refuses such an order."""
+        return None
 
     @abstractmethod
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
@@ -88,7 +106,24 @@ class Transform(ABC):
 
     @overload
     def __call__(
-        self, element: WeightSpaceElement, target: Any, /, *targets: Any, generator: torch.Generator | None = None
+        self, element: WeightSpaceElement, target: T, /, *, generator: torch.Generator | None = None
+    ) -> tuple[WeightSpaceElement, T]: ...
+
+    @overload
+    def __call__(
+        self, element: WeightSpaceElement, first: T1, second: T2, /, *, generator: torch.Generator | None = None
+    ) -> tuple[WeightSpaceElement, T1, T2]: ...
+
+    @overload
+    def __call__(
+        self,
+        element: WeightSpaceElement,
+        first: Any,
+        second: Any,
+        third: Any,
+        /,
+        *targets: Any,
+        generator: torch.Generator | None = None,
     ) -> tuple[Any, ...]: ...
 
     def __call__(
@@ -103,12 +138,20 @@ class Transform(ABC):
 
         Returns:
             The new element; with targets, a tuple of the element and the targets.
+
+        Raises:
+            TypeError: If the element is none, the generator is none, or a target is a generator.
+            ValueError: If the transform does not fit the architecture.
         """
         if not isinstance(element, WeightSpaceElement):
-            raise TypeError(
-                f"{type(self).__name__} transforms a WeightSpaceElement, got {type(element).__name__}; "
-                "make one with weightaug.adapters (from_state_dicts, from_dws, ...)"
-            )
+            check_element(type(self).__name__, element)
+        if generator is not None:
+            check_generator(generator)
+        for target in targets:
+            if isinstance(target, torch.Generator):
+                raise TypeError(
+                    f"{type(self).__name__}: a generator came in the place of a target; write generator=..."
+                )
         result, params = self.sample_apply(element, generator=generator)
         return (result, *self.apply_targets(targets, params)) if targets else result
 
@@ -123,17 +166,21 @@ class Transform(ABC):
         """Inverse of :meth:`asdict`; finds any subclass of Transform that has been defined.
 
         Raises:
+            TypeError: If the configuration is no mapping.
             ValueError: If there is no such transform, or it does not take these fields.
         """
+        if not _is_mapping(config):
+            raise TypeError(f"expected a mapping with the key 'type', got {config!r}; Transform.asdict makes one")
         known = _subclasses(Transform)  # type: ignore[type-abstract]
-        name = config.get("type")
+        values = {key: config[key] for key in config.keys()}  # noqa: SIM118 (a mapping by its methods alone)
+        name = values.pop("type", None)
         if name not in known:
             raise ValueError(f"unknown transform {name!r}; known: {sorted(known)}")
-        fields = {key: _from_plain(value) for key, value in config.items() if key != "type"}
+        fields = {key: _from_plain(value) for key, value in values.items()}
         try:
             return known[name](**fields)
         except TypeError as error:
-            raise ValueError(f"cannot make {name} from {dict(config)!r}: {error}") from error
+            raise ValueError(f"cannot make {name} from {values!r}: {error}") from error
 
 
 def _subclasses(cls: type[Transform]) -> dict[str, type[Transform]]:
@@ -151,23 +198,25 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, numbers.Real):  # NumPy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     raise TypeError(f"{type(value).__name__} is no plain configuration value")
 
 
 def _from_plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if _is_mapping(value):
         return Transform.fromdict(value)
-    if isinstance(value, list):
-        return tuple(_from_plain(v) for v in value)
+    # Lists and mappings of configuration libraries need not be those of collections.abc.
+    sequence = hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    if sequence and not isinstance(value, (str, bytes)):
+        return tuple([_from_plain(v) for v in value])
     return value
+
+
+def _is_mapping(value: Any) -> bool:
+    return hasattr(value, "keys") and hasattr(value, "__getitem__")
 
 
 def slice_params(params: Params, index: Any) -> Params:
     """The parameters of some elements of the batch: indexes the leading dimensions of every tensor."""
     return pytree.tree_map(lambda t: t[index], params)
-
-
-def check_range(owner: object, name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raises a ValueError that names the transform if a setting is out of range or NaN."""
-    if not low <= value <= high:
-        raise ValueError(f"{type(owner).__name__}: {name} must be in [{low}, {high}], got {value}")

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from weightaug._arguments import require_tensor
+from weightaug._operations import check_target, select
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
-from weightaug.functional import lead
-from weightaug.transforms.base import Params, Preserves, Transform, check_range
+from weightaug.transforms import draws, settings
+from weightaug.transforms.base import Params, Preserves, Transform
 
 __all__ = ["Compose", "OneOf", "RandomApply", "RandomOrder"]
 
 
 def _select(chosen: Tensor, new: WeightSpaceElement, old: WeightSpaceElement) -> WeightSpaceElement:
     """The new network where chosen, the old one, bit for bit, elsewhere."""
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return a if a is b else torch.where(lead(chosen, a), a, b)
-
-    weights = tuple([pick(a, b) for a, b in zip(new.weights, old.weights, strict=True)])
+    weights = tuple([select(chosen, a, b) for a, b in zip(new.weights, old.weights, strict=True)])
     biases = tuple(
-        [None if a is None or b is None else pick(a, b) for a, b in zip(new.biases, old.biases, strict=True)]
+        [None if a is None or b is None else select(chosen, a, b) for a, b in zip(new.biases, old.biases, strict=True)]
     )
     return WeightSpaceElement(new.architecture, weights, biases)
 
@@ -33,22 +32,49 @@ def _select(chosen: Tensor, new: WeightSpaceElement, old: WeightSpaceElement) ->
 def _select_target(chosen: Tensor, new: Any, old: Any) -> Any:
     if new is old:
         return old
-    return torch.where(lead(chosen.to(new.device), new), new, old)
+    check_target(require_tensor("targets", new), chosen.shape)
+    if not isinstance(old, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
+        raise ValueError(
+            f"targets: some networks of a batch keep theirs, so a transform must keep its form; it turned "
+            f"{_form(old)} into {_form(new)}"
+        )
+    return select(chosen, new, old)
+
+
+def _form(target: Any) -> str:
+    return f"{target.dtype} of shape {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+
+
+def _parts(transform: Transform) -> Iterator[Transform]:
+    """A transform, or those that a container applies."""
+    inner = transform.transforms if isinstance(transform, _Container) else ()
+    inner = (transform.transform,) if isinstance(transform, RandomApply) else inner
+    for part in inner:
+        yield from _parts(part)
+    if not isinstance(transform, (_Container, RandomApply)):
+        yield transform
 
 
 class _Container(Transform):
     """What containers share: a tuple of transforms, and properties that follow from them."""
 
-    transforms: tuple[Transform, ...]
+    transforms: Sequence[Transform]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if any(isinstance(arg, Transform) for arg in args):
+            inside = ", ".join(repr(arg) for arg in args)
+            raise TypeError(f"{cls.__name__} takes one list of transforms: write {cls.__name__}([{inside}])")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "transforms", tuple(self.transforms))
+        if not isinstance(self.transforms, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}: transforms must be a list of transforms, got {self.transforms!r}; "
+                f"write {type(self).__name__}([...])"
+            )
+        settings.put(self, "transforms", tuple(self.transforms))
         for i, transform in enumerate(self.transforms):
-            if not isinstance(transform, Transform):
-                raise TypeError(
-                    f"{type(self).__name__}: entry {i} must be a Transform, got {transform!r}"
-                    + ("; write the call, e.g. SirenNegation()" if isinstance(transform, type) else "")
-                )
+            settings.instance(self, f"entry {i}", transform)
 
     @property
     def preserves(self) -> Preserves:  # type: ignore[override]
@@ -79,9 +105,21 @@ class Compose(_Container):
 
     Raises:
         TypeError: If an entry is not a transform.
+        ValueError: If an entry undoes what an earlier one is for, as a symmetry does after :class:`AlignTo`.
     """
 
-    transforms: tuple[Transform, ...] = ()
+    transforms: Sequence[Transform] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for j, later in enumerate(self.transforms):
+            for i, earlier in enumerate(self.transforms[:j]):
+                for first, second in itertools.product(_parts(earlier), _parts(later)):
+                    reason = first.undone_by(second)
+                    if reason is not None:
+                        raise ValueError(
+                            f"Compose: entry {j}, {later!r}, must not come after entry {i}, {earlier!r}: {reason}"
+                        )
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
         self.check(element.architecture)
@@ -130,9 +168,8 @@ class RandomApply(Transform):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.transform, Transform):
-            raise TypeError(f"RandomApply: transform must be a Transform, got {self.transform!r}")
-        check_range(self, "p", self.p, 0, 1)
+        settings.instance(self, "transform", self.transform)
+        settings.number(self, "p", 0, 1)
 
     @property
     def preserves(self) -> Preserves:  # type: ignore[override]
@@ -153,7 +190,8 @@ class RandomApply(Transform):
         self.transform.check(architecture)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
-        chosen = _uniform(element, (), generator) < self.p
+        self.check(element.architecture)
+        chosen = draws.chance(element, (), generator) < self.p
         return chosen, self.transform.sample(element, generator=generator)
 
     def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
@@ -180,30 +218,30 @@ class OneOf(_Container):
         ValueError: If there is no transform, or the weights do not fit.
     """
 
-    transforms: tuple[Transform, ...]
-    weights: tuple[float, ...] | None = None
+    transforms: Sequence[Transform]
+    weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.transforms:
-            raise ValueError("OneOf needs at least one transform")
-        if self.weights is not None:
-            object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
-            if (
-                len(self.weights) != len(self.transforms)
-                or min(self.weights) < 0
-                or not 0 < sum(self.weights) < float("inf")
-            ):
-                raise ValueError(
-                    f"OneOf: weights must be {len(self.transforms)} numbers, not negative and not all zero, "
-                    f"got {self.weights}"
-                )
+            raise ValueError("OneOf needs at least one transform, got an empty list")
+        settings.sequence(self, "weights")
+        if self.weights is not None and (
+            len(self.weights) != len(self.transforms)
+            or min(self.weights) < 0
+            or not 0 < sum(self.weights) < float("inf")
+        ):
+            raise ValueError(
+                f"OneOf: weights must be {len(self.transforms)} numbers, not negative and not all zero, "
+                f"got {self.weights}"
+            )
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
         self.check(element.architecture)
-        weights = torch.tensor(self.weights or (1.0,) * len(self.transforms), dtype=torch.float64)
-        edges = (weights / weights.sum()).cumsum(0)[:-1].to(element.device)
-        choice = torch.searchsorted(edges, _uniform(element, (), generator), right=True)
+        weights = self.weights or (1.0,) * len(self.transforms)
+        edges = torch.tensor(weights, dtype=torch.float64, device="cpu")
+        edges = (edges / edges.sum()).cumsum(0)[:-1].to(element.device)
+        choice = torch.searchsorted(edges, draws.chance(element, (), generator), right=True)
         return choice, tuple([t.sample(element, generator=generator) for t in self.transforms])
 
     def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
@@ -235,7 +273,7 @@ class RandomOrder(_Container):
         ValueError: If a transform mixes or looks at the weights: its partners would be in another order.
     """
 
-    transforms: tuple[Transform, ...]
+    transforms: Sequence[Transform]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -248,7 +286,7 @@ class RandomOrder(_Container):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
         self.check(element.architecture)
-        order = _uniform(element, (len(self.transforms),), generator).argsort(-1)
+        order = draws.chance(element, (len(self.transforms),), generator).argsort(-1)
         return order, tuple([t.sample(element, generator=generator) for t in self.transforms])
 
     def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
@@ -274,10 +312,3 @@ class RandomOrder(_Container):
             for i, (transform, inner) in enumerate(zip(self.transforms, drawn, strict=True)):
                 value = select(order[..., step] == i, apply(transform, before, inner), value)
         return value
-
-
-def _uniform(element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Uniform in [0, 1) in double precision, so that p = 1 and p = 0 mean always and never."""
-    device = element.device if generator is None else generator.device
-    drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float64, generator=generator, device=device)
-    return drawn.to(element.device)

@@ -5,22 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from weightaug._arguments import check_generator
+from weightaug._modes import wide
 from weightaug.element import WeightSpaceElement
+
+
+def place(element: WeightSpaceElement, generator: torch.Generator | None) -> torch.device:
+    """Where draws happen: on the generator's device, so that its seed gives the same draws everywhere."""
+    if generator is None:
+        return element.device
+    check_generator(generator)
+    return generator.device
 
 
 def words(
     element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None, *, dtype: torch.dtype
 ) -> Tensor:
     """Random integers ``shape``, uniform over all that int32 or int64 can hold, where draws happen."""
-    device = element.device if generator is None else generator.device
+    device = place(element, generator)
     count = math.prod(shape)
     # Two 32-bit words from each 64-bit draw, which on a CPU takes little longer than a 32-bit one.
     half = 2 if dtype is torch.int32 else 1
     drawn = torch.empty(-(-count // half), dtype=torch.int64, device=device)
-    drawn = drawn.random_(-(2**63), None, generator=generator).view(dtype)
+    drawn = drawn.random_(-(2**63), None, generator=generator)
+    if half == 2 and torch.compiler.is_compiling():
+        # The same words: compiled graphs fail on a view of another dtype when the batch changes its size.
+        drawn = torch.stack([(drawn << 32) >> 32, drawn >> 32], -1).flatten().to(torch.int32)
+    else:
+        drawn = drawn.view(dtype)
     return (drawn if drawn.numel() == count else drawn[:count]).view(tuple(shape))
 
 
@@ -32,12 +48,6 @@ def steps(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Ge
     return words(element, shape, generator, dtype=torch.int32).bitwise_right_shift_(8).float()
 
 
-def empty(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """An unfilled tensor ``(*batch, *shape)`` of the element's dtype on the device where draws happen."""
-    device = element.device if generator is None else generator.device
-    return torch.empty((*element.batch_shape, *shape), dtype=element.dtype, device=device)
-
-
 def uniform(
     element: WeightSpaceElement,
     shape: Sequence[int],
@@ -45,13 +55,30 @@ def uniform(
     high: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Uniform in [low, high)."""
-    return empty(element, shape, generator).uniform_(low, high, generator=generator).to(element.device)
+    """Uniform in [low, high), in the element's dtype, but at least in single precision: what is drawn is no weight."""
+    device = place(element, generator)
+    drawn = torch.empty((*element.batch_shape, *shape), dtype=wide(element.dtype), device=device)
+    return drawn.uniform_(low, high, generator=generator).to(element.device)
 
 
-def normal(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """Standard normal."""
-    return empty(element, shape, generator).normal_(generator=generator).to(element.device)
+def chance(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Uniform in [0, 1) in double precision, so that p = 1 and p = 0 mean always and never."""
+    device = place(element, generator)
+    drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float64, generator=generator, device=device)
+    return drawn.to(element.device)
+
+
+def normal(
+    element: WeightSpaceElement,
+    shape: Sequence[int],
+    generator: torch.Generator | None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Standard normal, in the element's dtype or another."""
+    device = place(element, generator)
+    drawn = torch.empty((*element.batch_shape, *shape), dtype=dtype or element.dtype, device=device)
+    return drawn.normal_(generator=generator).to(element.device)
 
 
 def bernoulli(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
@@ -75,7 +102,7 @@ def integers(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Uniform integers in [low, high], both ends included, as int64."""
-    device = element.device if generator is None else generator.device
+    device = place(element, generator)
     drawn = torch.randint(low, high + 1, (*element.batch_shape, *shape), generator=generator, device=device)
     return drawn.to(element.device)
 
@@ -96,7 +123,7 @@ def orders(element: WeightSpaceElement, shape: Sequence[int], generator: torch.G
     keys = words(element, shape, generator, dtype=torch.int32 if bits <= 6 else torch.int64)
     position = torch.arange(size, dtype=keys.dtype, device=keys.device)
     keys = keys.bitwise_and_(-(2**bits)).bitwise_or_(position)
-    if keys.device.type == "cpu" and keys.numel():
+    if keys.device.type == "cpu" and keys.numel() and not torch.compiler.is_compiling():
         # NumPy sorts short rows of integers several times faster than torch, which also keeps indices.
         keys.numpy().sort(-1)
     else:
@@ -111,7 +138,5 @@ def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator |
     # torch has no Beta with a generator; one number per network is little enough for the host.
     from scipy.special import betaincinv
 
-    device = element.device if generator is None else generator.device
-    drawn = torch.rand(element.batch_shape, generator=generator, device=device, dtype=torch.float64)
-    values = torch.as_tensor(betaincinv(alpha, alpha, drawn.cpu().numpy()))
-    return values.to(element.device, element.dtype)
+    values = betaincinv(alpha, alpha, chance(element, (), generator).cpu().numpy())
+    return torch.from_numpy(np.asarray(values)).to(element.device, wide(element.dtype))

@@ -7,6 +7,7 @@ input (paper section 3 and appendix D). The parameters are an :class:`InputMap`,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from weightaug._modes import wide, without_autocast
+from weightaug._operations import check_input, check_output, map_input, rescale_output
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
-from weightaug.functional import map_input, rescale_output
-from weightaug.transforms import draws
-from weightaug.transforms.base import Preserves, Transform, check_range
+from weightaug.transforms import draws, settings
+from weightaug.transforms.base import Preserves, Transform
 
 __all__ = ["Affine", "InputMap", "Reflect", "Rotate", "Scale", "Translate"]
 
@@ -26,6 +28,8 @@ __all__ = ["Affine", "InputMap", "Reflect", "Rotate", "Scale", "Translate"]
 @dataclass(frozen=True, eq=False)
 class InputMap:
     """The map x -> matrix x + shift of the input, and the factor of the output.
+
+    In the dtype of the networks, but at least in single precision.
 
     Attributes:
         matrix: ``(*batch, d, d)``, or None for the identity.
@@ -37,11 +41,16 @@ class InputMap:
     shift: Tensor | None = None
     value_factor: Tensor | None = None
 
+    @without_autocast
     def map_points(self, x: Tensor) -> Tensor:
-        """Maps points ``(n, d)`` or ``(*batch, n, d)`` to ``(*batch, n, d)``."""
+        """Maps points ``(n, d)`` or ``(*batch, n, d)`` to ``(*batch, n, d)``, in the dtype of the points."""
+        dtype = wide(x.dtype)
+        mapped = x.to(dtype)
         if self.matrix is not None:
-            x = x @ self.matrix.mT
-        return x if self.shift is None else x + self.shift.unsqueeze(-2)
+            mapped = mapped @ self.matrix.mT.to(mapped)
+        if self.shift is not None:
+            mapped = mapped + self.shift.unsqueeze(-2).to(mapped)
+        return mapped.to(x.dtype)
 
 
 def _flatten(params: InputMap) -> tuple[list[Tensor], tuple[bool, ...]]:
@@ -67,22 +76,15 @@ class _Geometry(Transform):
 
     def check(self, architecture: Architecture) -> None:
         """Raises a ValueError if there is no single input that linear layers (with bias, to shift) read."""
-        name = type(self).__name__
-        if len(architecture.inputs) != 1:
-            raise ValueError(f"{name} needs exactly one input space, got {[s.name for s in architecture.inputs]}")
-        for layer, read in zip(architecture.layers, architecture.wiring.reads, strict=True):
-            if read != architecture.wiring.inputs[0]:
-                continue
-            if layer.kernel:
-                raise ValueError(
-                    f"{name}: layer {layer.name!r} reads the input with a kernel {layer.kernel}; expected a "
-                    "linear layer on coordinates; geometry does not apply to convolutions"
-                )
-            if self._has_shift() and not layer.bias:
-                raise ValueError(
-                    f"{name}: layer {layer.name!r} reads the input without a bias that could take the shift; "
-                    "expected bias=True; add a bias of zeros"
-                )
+        check_input(architecture, shifts=self._has_shift(), name=type(self).__name__)
+
+    def _check_center(self, architecture: Architecture, center: Sequence[float] | None) -> None:
+        d = architecture.inputs[0].size
+        if center is not None and len(center) != d:
+            raise ValueError(
+                f"{type(self).__name__}: center has {len(center)} coordinates, the networks have {d} inputs; expected "
+                f"{d} numbers"
+            )
 
     def apply(self, element: WeightSpaceElement, params: InputMap) -> WeightSpaceElement:
         result = map_input(element, params.matrix, params.shift)
@@ -93,12 +95,10 @@ def _dimension(element: WeightSpaceElement) -> int:
     return element.architecture.inputs[0].size
 
 
-def _about(matrix: Tensor, center: tuple[float, ...] | None, name: str) -> InputMap:
+def _about(matrix: Tensor, center: Sequence[float] | None) -> InputMap:
     """The map with a given linear part that keeps a centre in place."""
     if center is None:
         return InputMap(matrix)
-    if len(center) != matrix.shape[-1]:
-        raise ValueError(f"{name}: center has {len(center)} coordinates, the networks have {matrix.shape[-1]} inputs")
     point = torch.tensor(center, dtype=matrix.dtype, device=matrix.device)
     return InputMap(matrix, point - matrix @ point)
 
@@ -106,18 +106,17 @@ def _about(matrix: Tensor, center: tuple[float, ...] | None, name: str) -> Input
 def _rotation(
     element: WeightSpaceElement,
     degrees: float | None,
-    axis: tuple[float, ...] | None,
+    axis: Sequence[float] | None,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Rotation matrices ``(*batch, d, d)``: see :class:`Rotate`."""
     d = _dimension(element)
     if degrees is None:
-        gaussian = draws.normal(element, (d, d), generator)
         # LAPACK has no half precision.
-        q, r = torch.linalg.qr(gaussian if gaussian.element_size() > 2 else gaussian.float())
+        q, r = torch.linalg.qr(draws.normal(element, (d, d), generator, dtype=wide(element.dtype)))
         q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)  # makes it Haar on O(d)
         flip = torch.linalg.det(q).sign().unsqueeze(-1)
-        return torch.cat([q[..., :1] * flip.unsqueeze(-1), q[..., 1:]], dim=-1).to(element.dtype)
+        return torch.cat([q[..., :1] * flip.unsqueeze(-1), q[..., 1:]], dim=-1)
     bound = math.radians(degrees)
     angle = draws.uniform(element, (), -bound, bound, generator)[..., None, None]
     if d == 2:
@@ -125,7 +124,7 @@ def _rotation(
     elif axis is not None:
         u, v = _plane_across(axis, angle)
     else:
-        u, v = draws.normal(element, (2, d), generator).unbind(-2)
+        u, v = draws.normal(element, (2, d), generator, dtype=angle.dtype).unbind(-2)
         u = u / u.norm(dim=-1, keepdim=True)
         v = v - (u * v).sum(-1, keepdim=True) * u
         v = v / v.norm(dim=-1, keepdim=True)
@@ -138,11 +137,11 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
-def _plane_across(axis: tuple[float, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+def _plane_across(axis: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
     """Two orthonormal vectors u, v with u x v along a given axis of space."""
-    n = torch.tensor(axis, dtype=torch.float64)
+    n = torch.tensor(axis, dtype=torch.float64, device="cpu")
     n = n / n.norm()
-    start = torch.zeros(3, dtype=torch.float64)
+    start = torch.zeros_like(n)
     start[int(n.abs().argmin())] = 1.0
     u = torch.linalg.cross(n, start)
     u = u / u.norm()
@@ -169,21 +168,19 @@ class Rotate(_Geometry):
     """
 
     degrees: float | None = 30.0
-    axis: tuple[float, ...] | None = None
-    center: tuple[float, ...] | None = None
+    axis: Sequence[float] | None = None
+    center: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.degrees is not None:
-            check_range(self, "degrees", self.degrees, 0)
-        if self.axis is not None:
-            object.__setattr__(self, "axis", tuple(self.axis))
-            if len(self.axis) != 3 or not any(self.axis) or self.degrees is None:
-                raise ValueError(
-                    f"Rotate: axis must be three numbers, not all zero, with degrees given; got axis={self.axis}, "
-                    f"degrees={self.degrees}"
-                )
-        if self.center is not None:
-            object.__setattr__(self, "center", tuple(self.center))
+            settings.number(self, "degrees", 0)
+        settings.sequence(self, "axis")
+        settings.sequence(self, "center")
+        if self.axis is not None and (len(self.axis) != 3 or not any(self.axis) or self.degrees is None):
+            raise ValueError(
+                f"Rotate: axis must be three numbers, not all zero, with degrees given; got axis={self.axis}, "
+                f"degrees={self.degrees}"
+            )
 
     def _has_shift(self) -> bool:
         return self.center is not None
@@ -195,10 +192,11 @@ class Rotate(_Geometry):
             raise ValueError(f"Rotate needs at least 2 inputs, got input space of size {d}; use Reflect or Translate")
         if self.axis is not None and d != 3:
             raise ValueError(f"Rotate: axis needs 3 inputs, got input space of size {d}; leave axis out")
+        self._check_center(architecture, self.center)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
-        return _about(_rotation(element, self.degrees, self.axis, generator), self.center, "Rotate")
+        return _about(_rotation(element, self.degrees, self.axis, generator), self.center)
 
 
 @dataclass(frozen=True)
@@ -216,7 +214,7 @@ class Translate(_Geometry):
     _shifts = True
 
     def __post_init__(self) -> None:
-        check_range(self, "amount", self.amount, 0)
+        settings.number(self, "amount", 0)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
@@ -240,26 +238,31 @@ class Scale(_Geometry):
     amount: float = 0.2
     per_axis: bool = False
     signed_distance: bool = False
-    center: tuple[float, ...] | None = None
+    center: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        check_range(self, "amount", self.amount, 0, 1)
-        if self.amount == 1:
-            raise ValueError("Scale: amount must be below 1, or a network could be scaled by 0; got 1")
+        settings.number(self, "amount", 0, 1, ends="[)")  # 1 could scale by 0
+        settings.flag(self, "per_axis")
+        settings.flag(self, "signed_distance")
+        settings.sequence(self, "center")
         if self.per_axis and self.signed_distance:
             raise ValueError("Scale: per_axis=True does not keep signed distances; use one of them")
-        if self.center is not None:
-            object.__setattr__(self, "center", tuple(self.center))
 
     def _has_shift(self) -> bool:
         return self.center is not None
+
+    def check(self, architecture: Architecture) -> None:
+        super().check(architecture)
+        self._check_center(architecture, self.center)
+        if self.signed_distance:
+            check_output(architecture, "Scale")
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
         d = _dimension(element)
         count = d if self.per_axis else 1
         factor = draws.uniform(element, (count,), 1 - self.amount, 1 + self.amount, generator)
-        placed = _about(torch.diag_embed(factor.expand(*factor.shape[:-1], d)), self.center, "Scale")
+        placed = _about(torch.diag_embed(factor.expand(*factor.shape[:-1], d)), self.center)
         return replace(placed, value_factor=factor[..., 0].reciprocal()) if self.signed_distance else placed
 
 
@@ -276,12 +279,12 @@ class Reflect(_Geometry):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        check_range(self, "p", self.p, 0, 1)
+        settings.number(self, "p", 0, 1)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
         signs = draws.signs(element, (_dimension(element),), self.p, generator)
-        return InputMap(torch.diag_embed(signs))
+        return InputMap(torch.diag_embed(signs.to(wide(element.dtype))))
 
 
 @dataclass(frozen=True)
@@ -306,14 +309,18 @@ class Affine(_Geometry):
     _shifts = True
 
     def __post_init__(self) -> None:
-        Rotate(self.degrees)
-        Scale(self.scale)
-        check_range(self, "translate", self.translate, 0)
-        check_range(self, "shear", self.shear, 0)
+        if self.degrees is not None:
+            settings.number(self, "degrees", 0)
+        settings.number(self, "translate", 0)
+        settings.number(self, "scale", 0, 1, ends="[)")
+        settings.number(self, "shear", 0)
 
     def check(self, architecture: Architecture) -> None:
         super().check(architecture)
-        Rotate(self.degrees).check(architecture)
+        if architecture.inputs[0].size < 2:
+            raise ValueError(
+                "Affine needs at least 2 inputs, got input space of size 1; use Compose([Scale(), Translate()])"
+            )
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)

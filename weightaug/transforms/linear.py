@@ -9,11 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
-from weightaug.transforms import draws
-from weightaug.transforms.base import Preserves, Transform, check_range
+from weightaug.transforms import draws, settings
+from weightaug.transforms.base import Preserves, Transform
 from weightaug.transforms.symmetry import permutations
 
 __all__ = ["HeadPermutation", "HeadRotation", "LoRAGauge"]
@@ -73,11 +74,8 @@ class _Maps(_Linear):
     max_condition: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.group not in ("orthogonal", "invertible"):
-            raise ValueError(f"{type(self).__name__}: group must be 'orthogonal' or 'invertible', got {self.group!r}")
-        check_range(self, "max_condition", self.max_condition, 1)
-        if math.isinf(self.max_condition):
-            raise ValueError(f"{type(self).__name__}: max_condition must be finite, got inf")
+        settings.choice(self, "group", ("orthogonal", "invertible"))
+        settings.number(self, "max_condition", 1)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
@@ -89,6 +87,7 @@ class _Maps(_Linear):
             maps[slot] = self._draw(element, (size,) if copies is None else (copies, size), generator)
         return GroupElement.of(architecture, maps=tuple(maps))
 
+    @without_autocast
     def _draw(self, element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         first = _orthogonal(element, shape, generator)
         if self.group == "orthogonal":

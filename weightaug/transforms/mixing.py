@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from weightaug._arguments import check_element, require_tensor
 from weightaug._differences import difference
+from weightaug._operations import TargetMode, check_target, mix, mix_into, mix_target
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
-from weightaug.functional import TargetMode, mix, mix_into, mix_target
 from weightaug.group import GroupElement, act
-from weightaug.transforms import draws
-from weightaug.transforms.base import Params, Transform, check_range, slice_params
+from weightaug.transforms import draws, settings
+from weightaug.transforms.base import Params, Transform, slice_params
 from weightaug.transforms.noise import GaussianNoise
 from weightaug.transforms.symmetry import Permute
 
@@ -29,14 +31,16 @@ class Pool:
         *targets: Their targets, with the same leading dimension: one for every target in the call.
 
     Raises:
+        TypeError: If the networks are no element, or a target is no tensor.
         ValueError: If the pool is empty, or not of one batch dimension, or a target has another length.
     """
 
     def __init__(self, element: WeightSpaceElement, *targets: Tensor) -> None:
+        check_element("pool", element)
         if len(element.batch_shape) != 1 or element.batch_shape[0] == 0:
             raise ValueError(f"a pool needs batch shape (n,) with n >= 1, got {tuple(element.batch_shape)}")
         for i, target in enumerate(targets):
-            if target.shape[:1] != element.batch_shape:
+            if require_tensor(f"pool: target {i}", target).shape[:1] != element.batch_shape:
                 raise ValueError(
                     f"pool: target {i} has shape {tuple(target.shape)}, expected the leading dimension {len(element)}"
                 )
@@ -62,10 +66,18 @@ class MixParams(NamedTuple):
 
 
 def _take(element: WeightSpaceElement, index: Tensor) -> WeightSpaceElement:
-    """Copies of networks of a batch; like indexing, but faster along one dimension."""
-    if index.dim() != 1:
-        return element[index]
-    return element.map(lambda t: t.index_select(0, index))
+    """Copies of networks of a batch: never views, which indexing with one number would give."""
+    if index.dim() == 1:
+        return element.map(lambda t: t.index_select(0, index))
+    flat = index.reshape(-1)
+    return element.map(lambda t: t.index_select(0, flat).view(*index.shape, *t.shape[1:]))
+
+
+def _check_symmetry(architecture: Architecture, symmetry: str | Sequence[str]) -> None:
+    """Raises a ValueError if no hidden space has a symmetry that was asked for."""
+    from weightaug.matching.rules import resolve
+
+    resolve(architecture, symmetry)
 
 
 _PIECE = 512  # networks that are aligned and mixed at a time; see _pieces
@@ -107,12 +119,12 @@ class Mixup(Transform):
     pool: Pool | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_range(self, "alpha", self.alpha, 0)
-        if self.alpha == 0:
-            raise ValueError(f"{type(self).__name__}: alpha must be above 0, got 0")
-        if self.targets not in ("mix", "dominant", "keep"):
-            raise ValueError(
-                f"{type(self).__name__}: targets must be 'mix', 'dominant' or 'keep', got {self.targets!r}"
+        settings.number(self, "alpha", 0, ends="()")
+        settings.choice(self, "targets", ("mix", "dominant", "keep"))
+        if self.pool is not None and not isinstance(self.pool, Pool):
+            raise TypeError(
+                f"{type(self).__name__}: pool must be a Pool, got {type(self.pool).__name__}; write "
+                "pool=Pool(networks), or Pool(networks, targets) if the call has targets"
             )
 
     def check(self, architecture: Architecture) -> None:
@@ -176,29 +188,19 @@ class Mixup(Transform):
                 f"{type(self).__name__}: called with {len(targets)} targets, but the pool holds "
                 f"{len(self.pool.targets)}; make it Pool(networks, ...) with one tensor for each"
             )
-        return tuple(
-            [
-                mix_target(own, other[params.partner.to(other.device)], params.lam.to(own.device), self.targets)
-                for own, other in zip(targets, self.pool.targets, strict=True)
-            ]
-        )
+        return tuple([self._mix_target(t, pool, params) for t, pool in zip(targets, self.pool.targets, strict=True)])
 
     def apply_target(self, target: Any, params: MixParams) -> Any:
         if self.targets == "keep":
             return target
-        if not isinstance(target, Tensor):
-            raise TypeError(
-                f"{type(self).__name__}: targets must be tensors with leading batch dimensions, got "
-                f"{type(target).__name__}; use targets='keep' to leave them"
-            )
-        lam = params.lam.to(target.device)
-        if target.shape[: lam.dim()] != lam.shape:
-            raise ValueError(
-                f"{type(self).__name__}: targets must lead with the batch shape {tuple(lam.shape)}, "
-                f"got {tuple(target.shape)}"
-            )
-        flat = target if lam.dim() == 1 else target.flatten(0, lam.dim() - 1)
-        return mix_target(target, flat[params.partner.to(target.device)], lam, self.targets)
+        check_target(target, params.lam.shape)
+        dims = params.lam.dim()
+        return self._mix_target(target, target if dims == 1 else target.flatten(0, dims - 1), params)
+
+    def _mix_target(self, target: Any, source: Tensor, params: MixParams) -> Any:
+        """Mixes targets with those of the partners, which come from all targets of the batch (or the pool)."""
+        require_tensor("targets", target)
+        return mix_target(target, source[params.partner.to(source.device)], params.lam, self.targets)
 
 
 @dataclass(frozen=True)
@@ -226,12 +228,21 @@ class AlignedMixup(Mixup):
 
     Args:
         symmetry: ``"auto"``: everything that the activations allow (signs, phases, positive scales);
-            ``"permutation"``: permutations only, as in the paper.
+            ``"permutation"``: permutations only, as in the paper; or several of ``"permutation"``, ``"sign"``,
+            ``"phase"``, ``"scale"``.
     """
 
     reads_values: ClassVar[bool] = True
 
-    symmetry: str = field(default="auto", kw_only=True)
+    symmetry: str | Sequence[str] = field(default="auto", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings.symmetry(self)
+
+    def check(self, architecture: Architecture) -> None:
+        super().check(architecture)
+        _check_symmetry(architecture, self.symmetry)
 
     def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
         from weightaug.matching import match
@@ -263,7 +274,7 @@ class SelfMixup(Transform):
 
     Targets stay: both ends show the same sample. Draws lam per network from Beta(alpha, alpha) and what
     the inner transform draws. Works on one network, too. Source: the paper's code (``self_rebasin``, whose
-    labels come from another sample: FACTS 3.1 #2; ours stay).
+    labels come from another sample; ours stay).
 
     Args:
         transform: Makes the copy; it must not mix.
@@ -278,12 +289,13 @@ class SelfMixup(Transform):
     transform: Transform = field(default_factory=GaussianNoise)
     alpha: float = 1.0
     align: bool = True
-    symmetry: str = "auto"
+    symmetry: str | Sequence[str] = "auto"
 
     def __post_init__(self) -> None:
-        check_range(self, "alpha", self.alpha, 0)
-        if self.alpha == 0:
-            raise ValueError("SelfMixup: alpha must be above 0, got 0")
+        settings.instance(self, "transform", self.transform)
+        settings.number(self, "alpha", 0, ends="()")
+        settings.flag(self, "align")
+        settings.symmetry(self)
         if self.transform.mixes:
             raise ValueError(f"SelfMixup: the inner transform must not mix, got {self.transform!r}")
 
@@ -294,10 +306,13 @@ class SelfMixup(Transform):
 
     def check(self, architecture: Architecture) -> None:
         self.transform.check(architecture)
+        if self.align:
+            _check_symmetry(architecture, self.symmetry)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
         from weightaug.matching import match
 
+        self.check(element.architecture)
         lam = draws.beta(element, self.alpha, generator)
         copy, inner = self.transform.sample_apply(element, generator=generator)
         if self.align and lam.numel():

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weightaug._modes import wide
+from weightaug._operations import add_noise, mask, quantile_dropout
 from weightaug.element import WeightSpaceElement
-from weightaug.functional import add_noise, mask, quantile_dropout
-from weightaug.transforms import draws
-from weightaug.transforms.base import Transform, check_range
+from weightaug.transforms import draws, settings
+from weightaug.transforms.base import Transform
 
 __all__ = ["Dropout", "GaussianNoise", "QuantileDropout"]
 
@@ -20,7 +21,8 @@ class GaussianNoise(Transform):
     """Adds Gaussian noise, relative to the standard deviation of each tensor of each network.
 
     Preserves nothing: at the paper's strength of 0.32 a fitted image is destroyed (about 8 dB). Draws one
-    normal number per parameter. A tensor with one entry has deviation 0 and gets no noise.
+    normal number per parameter. The deviation is that of ``torch.std`` (unbiased: the squares are divided by
+    n - 1), as in the paper's code. A tensor with one entry has no deviation and gets no noise.
     Source: paper section 3 and appendix D; weights and biases have their own deviations, as in its code.
 
     Args:
@@ -30,7 +32,7 @@ class GaussianNoise(Transform):
     scale: float = 0.32
 
     def __post_init__(self) -> None:
-        check_range(self, "scale", self.scale, 0)
+        settings.number(self, "scale", 0)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> WeightSpaceElement:
         noise = draws.normal(element, (element.num_parameters,), generator)
@@ -56,9 +58,8 @@ class Dropout(Transform):
     rescale: bool = False
 
     def __post_init__(self) -> None:
-        check_range(self, "p", self.p, 0, 1)
-        if self.p == 1:
-            raise ValueError("Dropout: p must be below 1, or nothing is left; got 1")
+        settings.number(self, "p", 0, 1, ends="[)")
+        settings.flag(self, "rescale")
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> WeightSpaceElement:
         keep = draws.bernoulli(element, (element.num_parameters,), 1 - self.p, generator)
@@ -87,12 +88,14 @@ class QuantileDropout(Transform):
     random: bool = True
 
     def __post_init__(self) -> None:
-        check_range(self, "q", self.q, 0, 1)
+        settings.number(self, "q", 0, 1)
+        settings.flag(self, "pooled")
+        settings.flag(self, "random")
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Tensor:
         if self.random:
             return draws.uniform(element, (), 0.0, self.q, generator)
-        return torch.full(element.batch_shape, self.q, dtype=element.dtype, device=element.device)
+        return torch.full(element.batch_shape, self.q, dtype=wide(element.dtype), device=element.device)
 
     def apply(self, element: WeightSpaceElement, params: Tensor) -> WeightSpaceElement:
         return quantile_dropout(element, params, pooled=self.pooled, bound=self.q)

@@ -13,8 +13,8 @@ from torch import Tensor
 from weightaug.architecture import Architecture, Space
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
-from weightaug.transforms import draws
-from weightaug.transforms.base import Preserves, Transform, check_range
+from weightaug.transforms import draws, settings
+from weightaug.transforms.base import Preserves, Transform
 
 __all__ = ["Permute", "ReLUScale", "SirenBias", "SirenNegation"]
 
@@ -44,8 +44,12 @@ class _Symmetry(Transform):
             found = ", ".join(f"{s.name!r} with {_describe(s)}" for s in architecture.hidden)
         raise ValueError(
             f"{type(self).__name__} needs {self._needs}; expected at least one such hidden space, got {found}. "
-            f"Use a transform that these activations allow: {_advice(architecture)}"
+            f"Use a transform that these networks allow: {self._advice(architecture)}"
         )
+
+    def _advice(self, architecture: Architecture) -> str:
+        fitting = [kind.__name__ for kind in _KINDS if kind()._slots(architecture)]
+        return ", ".join(fitting) or "Rotate, Translate, Scale, GaussianNoise, Dropout"
 
     def apply(self, element: WeightSpaceElement, params: GroupElement) -> WeightSpaceElement:
         return act(element, params)
@@ -56,12 +60,6 @@ def _describe(space: Space) -> str:
     assert activation is not None
     known = "" if activation.is_known else " (unknown)"
     return f"activation {activation.name!r}{known}"
-
-
-def _advice(architecture: Architecture) -> str:
-    names = {"permutation": "Permute", "sign": "SirenNegation", "phase": "SirenBias", "scale": "ReLUScale"}
-    allowed = {s for space in architecture.hidden if space.activation for s in space.activation.symmetries}
-    return ", ".join(names[s] for s in names if s in allowed) or "Rotate, Translate, Scale, GaussianNoise, Dropout"
 
 
 def _scatter(architecture: Architecture, slots: list[int], values: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,6 +100,18 @@ def permutations(
     return tuple(drawn)
 
 
+def _group(
+    architecture: Architecture,
+    *,
+    permutation: tuple[Tensor | None, ...] | None = None,
+    scale: tuple[Tensor | None, ...] | None = None,
+    shift: tuple[Tensor | None, ...] | None = None,
+) -> GroupElement:
+    """Like ``GroupElement.of``, without a look at values, which fit because of how they were drawn."""
+    none = (None,) * len(architecture.hidden)
+    return GroupElement(architecture, permutation or none, scale or none, shift or none)
+
+
 @dataclass(frozen=True)
 class Permute(_Symmetry):
     """Reorders the neurons of every hidden space at random. Preserves the function exactly.
@@ -120,10 +130,8 @@ class Permute(_Symmetry):
         self.check(architecture)
         if not architecture.is_declared:
             sizes = [space.size for space in architecture.hidden]
-            return GroupElement.of(architecture, permutation=tuple(draws.permutations(element, sizes, generator)))
-        return GroupElement.of(
-            architecture, permutation=permutations(element, range(len(architecture.hidden)), generator)
-        )
+            return _group(architecture, permutation=tuple(draws.permutations(element, sizes, generator)))
+        return _group(architecture, permutation=permutations(element, range(len(architecture.hidden)), generator))
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class SirenNegation(_Symmetry):
     _needs = "an odd activation such as sine or tanh (or an even one)"
 
     def __post_init__(self) -> None:
-        check_range(self, "p", self.p, 0, 1)
+        settings.number(self, "p", 0, 1)
 
     def _fits(self, architecture: Architecture, slot: int) -> bool:
         activation = architecture.hidden[slot].activation
@@ -156,7 +164,7 @@ class SirenNegation(_Symmetry):
         slots = self._slots(architecture) or self._refuse(architecture)
         neurons = sum(_count(architecture, slot) for slot in slots)
         signs = draws.signs(element, (neurons,), self.p, generator)
-        return GroupElement.of(architecture, scale=_scatter(architecture, slots, signs))
+        return _group(architecture, scale=_scatter(architecture, slots, signs))
 
 
 @dataclass(frozen=True)
@@ -183,8 +191,8 @@ class SirenBias(_Symmetry):
     _needs = "a sine or cosine activation, and a bias that writes the space"
 
     def __post_init__(self) -> None:
-        check_range(self, "k_max", self.k_max, 0)
-        check_range(self, "p", self.p, 0, 1)
+        settings.integer(self, "k_max", 0, 2**31)
+        settings.number(self, "p", 0, 1)
 
     def _fits(self, architecture: Architecture, slot: int) -> bool:
         activation = architecture.hidden[slot].activation
@@ -198,7 +206,7 @@ class SirenBias(_Symmetry):
         shifts = draws.integers(element, (neurons,), -self.k_max, self.k_max, generator)
         if self.p < 1:
             shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator).long()
-        return GroupElement.of(architecture, shift=_scatter(architecture, slots, shifts))
+        return _group(architecture, shift=_scatter(architecture, slots, shifts))
 
 
 @dataclass(frozen=True)
@@ -222,10 +230,8 @@ class ReLUScale(_Symmetry):
     _needs = "a positively homogeneous activation such as relu or leaky_relu"
 
     def __post_init__(self) -> None:
-        check_range(self, "max_scale", self.max_scale, 1)
-        check_range(self, "p", self.p, 0, 1)
-        if math.isinf(self.max_scale):
-            raise ValueError("ReLUScale: max_scale must be finite, got inf")
+        settings.number(self, "max_scale", 1)
+        settings.number(self, "p", 0, 1)
 
     def _fits(self, architecture: Architecture, slot: int) -> bool:
         activation = architecture.hidden[slot].activation
@@ -239,4 +245,7 @@ class ReLUScale(_Symmetry):
         factors = drawn.mul_(math.log(self.max_scale) / draws.STEPS).exp_().to(element.device, element.dtype)
         if self.p < 1:
             factors = factors.pow_(draws.bernoulli(element, (neurons,), self.p, generator))
-        return GroupElement.of(architecture, scale=_scatter(architecture, slots, factors))
+        return _group(architecture, scale=_scatter(architecture, slots, factors))
+
+
+_KINDS: tuple[type[_Symmetry], ...] = (Permute, SirenNegation, SirenBias, ReLUScale)

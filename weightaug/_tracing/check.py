@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from weightaug._tracing.evaluation import arguments
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
-from weightaug.tracing.evaluation import arguments
 from weightaug.group import GroupElement, act
 
 __all__ = ["check_symmetries", "random_symmetry"]

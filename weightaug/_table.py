@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from weightaug.axes import Axis, Factor, TensorSpec
+from weightaug._axes import Axis, Factor, TensorSpec
 
 if TYPE_CHECKING:
     from weightaug.architecture import Architecture, Layer, Space
@@ -41,7 +41,7 @@ class Plan:
         shape: Its shape without batch dimensions.
         factors: The sizes of all its factors, if they are more than its axes; None if they are the same.
         moves: What happens, outer spaces first.
-        eps: See :class:`~weightaug.axes.TensorSpec`.
+        eps: See :class:`~weightaug._axes.TensorSpec`.
         carrier: The hidden space whose shifts it takes, or None.
         split: For an axis of several sections: the axis, their sizes, and a plan for each; no moves then.
     """

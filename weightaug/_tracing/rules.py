@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from weightaug.tracing.calls import Call, rule
-from weightaug.tracing.dims import Sum, Term, Terms, cut, fix, fresh, leaves, size_of
-from weightaug.tracing.dims import chosen as section
-from weightaug.tracing.scales import resolve
-from weightaug.tracing.values import (
+from weightaug._tracing.calls import Call, rule
+from weightaug._tracing.dims import Sum, Term, Terms, cut, fix, fresh, leaves, size_of
+from weightaug._tracing.dims import chosen as section
+from weightaug._tracing.scales import resolve
+from weightaug._tracing.values import (
     Value,
     combine,
     elementwise,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weightaug.tracing.dims import Dim
+    from weightaug._tracing.dims import Dim
 
 __all__ = ["Monomial", "Var", "freeze", "multiply", "power", "resolve", "restrict", "solve"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weightaug.tracing.calls import Call, rule
-from weightaug.tracing.dims import Sum, Term, Terms, expand, fix, fresh, size_of, split_term
-from weightaug.tracing.values import (
+from weightaug._tracing.calls import Call, rule
+from weightaug._tracing.dims import Sum, Term, Terms, expand, fix, fresh, size_of, split_term
+from weightaug._tracing.values import (
     Value,
     combine,
     contract,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from weightaug.tracing.scales import Monomial, Var, freeze, resolve
+from weightaug._tracing.scales import Monomial, Var, freeze, resolve
 
 __all__ = [
     "Dim",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from weightaug.tracing.dims import Dim, Sum, Term, Terms, expand, fix, fresh, leaves, size_of, split_term, unify
-from weightaug.tracing.scales import Monomial, Var, freeze, multiply, resolve, restrict, solve
+from weightaug._tracing.dims import Dim, Sum, Term, Terms, expand, fix, fresh, leaves, size_of, split_term, unify
+from weightaug._tracing.scales import Monomial, Var, freeze, multiply, resolve, restrict, solve
 
 __all__ = [
     "Refused",

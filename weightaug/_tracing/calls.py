@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weightaug.tracing.values import Refused, Value
+from weightaug._tracing.values import Refused, Value
 
 __all__ = ["RULES", "Call", "Rule", "rule"]
 

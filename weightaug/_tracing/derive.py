@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weightaug._tracing import rules, rules_layers
+from weightaug._tracing.calls import RULES, Call
+from weightaug._tracing.check import check_symmetries
+from weightaug._tracing.dims import fix, fresh
+from weightaug._tracing.emit import emit
+from weightaug._tracing.evaluation import arguments, skeleton
+from weightaug._tracing.values import Refused, Value, fixed
 from weightaug.architecture import Architecture
-from weightaug.tracing.evaluation import arguments, skeleton
-from weightaug.tracing import rules, rules_layers
-from weightaug.tracing.calls import RULES, Call
-from weightaug.tracing.check import check_symmetries
-from weightaug.tracing.dims import fix, fresh
-from weightaug.tracing.emit import emit
-from weightaug.tracing.values import Refused, Value, fixed
 
 __all__ = ["derive"]
 

@@ -5,6 +5,6 @@ may be multiplied, as equations. ``values``: tensors in the graph. ``rules*``: w
 ``emit``: the spaces and tensors that come out. ``derive``: the way from a module to an architecture.
 """
 
-from weightaug.tracing.derive import derive
+from weightaug._tracing.derive import derive
 
 __all__ = ["derive"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from weightaug._axes import Axis, Factor, Section, TensorSpec
+from weightaug._tracing.dims import Dim, Sum, Term, Terms, expand, fix, leaves
+from weightaug._tracing.scales import Monomial, Var, resolve
+from weightaug._tracing.values import Value, leaf_dims
 from weightaug.architecture import Activation, Space
-from weightaug.axes import Axis, Factor, Section, TensorSpec
-from weightaug.tracing.dims import Dim, Sum, Term, Terms, expand, fix, leaves
-from weightaug.tracing.scales import Monomial, Var, resolve
-from weightaug.tracing.values import Value, leaf_dims
 
 __all__ = ["emit"]
 

@@ -1,0 +1,249 @@
+"""What frames are worth to a reader without symmetries: ``python benchmarks/frames.py``, one process and one thread.
+
+Trains a plain MLP (2 x 256) to read the class of an INR from its weights: raw, in canonical form, and aligned to
+frames. Every seed draws its own frames, initial weights and order of batches, and where the data set has no official
+split, the split. Results go to ``OUT/<dataset>.json``; ``--page docs/frames.md`` writes the tables of the results in
+OUT into a page.
+
+The digits of scikit-learn are fitted first, into ``--inrs``. ``--fits`` reads networks that are there instead: a
+folder whose subfolders :mod:`weightaug.io` has written, in the order of their names, such as ``inrs/.../view0`` of
+``benchmarks/table1.py``; ``--split`` says how many of them are to train, to leave out, and to test on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
+
+from benchmarks.data.settings import ImageFitSettings
+from benchmarks.data.store import parts_of
+from benchmarks.running.files import write_json
+from weightaug import Activation, AlignTo, Architecture, WeightSpaceElement, act, io
+from weightaug.fitting import CONVENTIONS
+from weightaug.fitting.conventions import ConventionName
+from weightaug.matching import canonicalize, fit_frame, match
+
+EPOCHS, BATCH, RATE, DECAY, WIDTH = 60, 64, 1e-3, 0.05, 256
+
+Reading = Callable[[WeightSpaceElement, WeightSpaceElement, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def _framed(references: int, kind: Any, symmetry: str) -> Reading:
+    """Features of training and test networks in a frame that is fitted to the former."""
+
+    def read(train: WeightSpaceElement, test: WeightSpaceElement, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        frame = fit_frame(train, references, kind=kind, symmetry=symmetry, generator=generator)
+        return frame.align(train).flatten().flatten(1), frame.align(test).flatten().flatten(1)
+
+    return read
+
+
+ROWS: dict[str, Reading] = {
+    "raw weights": lambda train, test, generator: (train.flatten(), test.flatten()),
+    "canonical form": lambda train, test, generator: (
+        act(train, canonicalize(train)).flatten(),
+        act(test, canonicalize(test)).flatten(),
+    ),
+    "an untrained network, permutations": _framed(1, "random", "permutation"),
+    "an untrained network, full group": _framed(1, "random", "auto"),
+    "a member, permutations": _framed(1, "member", "permutation"),
+    "a member, full group": _framed(1, "member", "auto"),
+    "the mean, permutations": _framed(1, "mean", "permutation"),
+    "the mean, full group": _framed(1, "mean", "auto"),
+    "8 members, full group": _framed(8, "member", "auto"),
+}
+
+
+def main() -> None:
+    """Parses the arguments and runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits", help="digits, or the name of what lies in --fits")
+    parser.add_argument("--fits", type=Path, default=None, help="folder of fitted networks")
+    parser.add_argument(
+        "--convention", choices=CONVENTIONS, default="authors", help="of the digits, if they are fitted"
+    )
+    parser.add_argument("--split", type=int, nargs=3, default=None, metavar=("TRAIN", "LEFT_OUT", "TEST"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 for an interval")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frames")
+    parser.add_argument("--inrs", type=Path, default=Path(__file__).parent / "runs" / "frames", help="of the digits")
+    parser.add_argument("--speed", action="store_true", help="measure the time of aligning instead")
+    parser.add_argument("--page", type=Path, default=None, help="write the tables of the results into this page")
+    args = parser.parse_args()
+    if args.seeds < 2 or args.epochs < 1:
+        parser.error(f"expected --seeds of at least 2 and --epochs of at least 1, got {args.seeds} and {args.epochs}")
+    if args.dataset != "digits" and args.fits is None and not args.speed and args.page is None:
+        parser.error(f"--dataset {args.dataset}: only digits are fitted here; give the folder of networks as --fits")
+    torch.set_num_threads(1)
+    if args.page is not None:
+        write_page(args.page, args.out)
+    elif args.speed:
+        write_json(args.out / "speed.json", {"conditions": conditions(), "processor_seconds": speed()})
+    else:
+        write_json(args.out / f"{args.dataset}.json", run(args))
+
+
+def conditions() -> dict[str, Any]:
+    """Where and with what was measured."""
+    return {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+# -- accuracy ----------------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains all rows with all seeds."""
+    element, labels, psnr = (
+        load_fits(args.fits) if args.fits is not None else load_fits(fit_digits(args.inrs, args.convention))
+    )
+    counts = args.split
+    if counts is not None and sum(counts) > len(labels):
+        raise SystemExit(f"--split: expected at most {len(labels)} networks together, got {sum(counts)}")
+    rows: dict[str, dict[str, Any]] = {}
+    for name in args.rows:
+        accuracies, seconds = [], []
+        for seed in range(args.seeds):
+            generator = torch.Generator().manual_seed(seed)
+            train, test = split(len(labels), counts, generator)
+            start = time.process_time()
+            features = ROWS[name](element[train], element[test], generator)
+            seconds.append(time.process_time() - start)
+            accuracies.append(accuracy(features, (labels[train], labels[test]), seed, args.epochs))
+            print(f"{name}, seed {seed}: {100 * accuracies[-1]:.1f} %", flush=True)
+        rows[name] = {"accuracy": accuracies, "processor_seconds_of_features": seconds}
+    return {
+        "dataset": args.dataset,
+        "networks": len(labels),
+        "split": counts if counts is not None else "four fifths to train, the rest to test, drawn per seed",
+        "median_psnr": float(psnr.median()),
+        "reader": {"hidden": [WIDTH, WIDTH], "epochs": args.epochs, "batch": BATCH, "rate": RATE, "decay": DECAY},
+        "conditions": conditions(),
+        "rows": rows,
+    }
+
+
+def fit_digits(folder: Path, convention: ConventionName) -> Path:
+    """Fits an INR to each digit, in parts; goes on where an earlier run stopped."""
+    settings = ImageFitSettings(convention_name=convention)
+    (parts,) = parts_of("digits", 0, settings, folder)
+    for part in parts:
+        if not part.done:
+            print(f"fitting digits {part.first} to {part.last}", flush=True)
+            part.run(lambda networks: None)
+    return parts[0].path.parent
+
+
+def load_fits(folder: Path) -> tuple[WeightSpaceElement, Tensor, Tensor]:
+    """All networks of a folder, their labels, and the PSNR of their reconstructions."""
+    paths = sorted(path.parent for path in folder.glob("*/manifest.json"))
+    if not paths:
+        raise SystemExit(f"--fits {folder}: no networks here; expected folders that weightaug.io.save has written")
+    data = io.WeightSpaceDataset(*paths)
+    if data.labels is None or "psnr" not in data.columns:
+        raise SystemExit(f"--fits {folder}: expected labels and a column 'psnr' beside the networks")
+    return data.element, data.labels, data.columns["psnr"]
+
+
+def split(count: int, counts: list[int] | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers of the networks to train and to test on."""
+    if counts is None:
+        order = torch.randperm(count, generator=generator)
+        return order[: 4 * count // 5], order[4 * count // 5 :]
+    return torch.arange(counts[0]), torch.arange(counts[0] + counts[1], sum(counts))
+
+
+def accuracy(features: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], seed: int, epochs: int) -> float:
+    """Trains the reader on standardised features, and tests it once, at the end."""
+    mean, deviation = features[0].mean(0), features[0].std(0).clamp_min(1e-8)
+    train, test = ((x - mean) / deviation for x in features)
+    torch.manual_seed(seed)
+    classes = int(labels[0].max()) + 1
+    reader = nn.Sequential(
+        nn.Linear(train.shape[1], WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes)
+    )
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=RATE, weight_decay=DECAY)
+    steps = epochs * math.ceil(len(train) / BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(train)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(reader(train[batch]), labels[0][batch]).backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        return float((reader(test).argmax(1) == labels[1]).float().mean())
+
+
+# -- time --------------------------------------------------------------------------------------------------
+
+
+def speed(networks: int = 3000, pairs: int = 512, times: int = 7) -> dict[str, float]:
+    """Processor seconds of fitting a frame, of aligning to it, and of matching as many pairs, in turns."""
+    architecture = Architecture.mlp((2, 32, 32, 1), Activation("sine", 30.0))
+    generator = torch.Generator().manual_seed(0)
+    vectors = 0.1 * torch.randn(networks, architecture.num_parameters, generator=generator)
+    element = WeightSpaceElement.unflatten(architecture, vectors)
+    few, others = element[:pairs], element[pairs : 2 * pairs]
+    frame = fit_frame(element[:pairs], kind="member", generator=generator)  # compiles what is compiled
+    taken: dict[str, list[float]] = {}
+
+    def measure(name: str, work: Callable[[], Any]) -> None:
+        start = time.process_time()
+        work()
+        taken.setdefault(name, []).append(time.process_time() - start)
+
+    for _ in range(times):
+        measure(f"AlignTo, {pairs} networks", lambda: AlignTo(frame)(few))
+        measure(f"match and act, {pairs} pairs", lambda: act(few, match(others, few)))
+    measure(f"fit_frame, mean of {networks} networks, 5 rounds", lambda: fit_frame(element, generator=generator))
+    for name, seconds in taken.items():
+        print(f"{name}: {statistics.median(seconds):.3f} s", flush=True)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+# -- page --------------------------------------------------------------------------------------------------
+
+
+def write_page(page: Path, out: Path) -> None:
+    """Replaces what stands between the marks of each table in a page."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"<!-- table: (\S+) -->", text):
+        table = table_of(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
+        text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
+    page.write_text(text, encoding="utf-8")
+
+
+def table_of(results: dict[str, Any]) -> str:
+    """The results of one file as a Markdown table."""
+    if "processor_seconds" in results:
+        lines = ["| processor time, one thread | s |", "| --- | ---: |"]
+        lines += [f"| {name} | {seconds:.2f} |" for name, seconds in results["processor_seconds"].items()]
+    else:
+        lines = ["| weights as features | test accuracy, % | seconds of processor time for the features |"]
+        lines += ["| --- | ---: | ---: |"]
+        for name, row in results["rows"].items():
+            percent = [100 * value for value in row["accuracy"]]
+            half = stats.t.ppf(0.975, len(percent) - 1) * statistics.stdev(percent) / math.sqrt(len(percent))
+            seconds = statistics.mean(row["processor_seconds_of_features"])
+            lines.append(f"| {name} | {statistics.mean(percent):.1f} ± {half:.1f} | {seconds:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The benchmark of frames: a small run, and a page that says what the results say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import frames
+from tests.test_matching import networks
+from weightaug import Architecture, io
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def fits(tmp_path):
+    """Networks whose class can be read from their size, in two parts."""
+    x = networks(Architecture.siren((2, 4, 4, 1)), 60, dtype=torch.float32)
+    labels = torch.arange(60) % 2
+    x = x.map(lambda t: t * (0.2 + labels).view(-1, *(1,) * (t.dim() - 1)))
+    for first in (0, 30):
+        part = slice(first, first + 30)
+        io.save(tmp_path / "fits" / f"{first:03d}", x[part], labels[part], columns={"psnr": torch.full((30,), 40.0)})
+    return tmp_path / "fits"
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["frames.py", *map(str, arguments)])
+    threads = torch.get_num_threads()
+    try:
+        frames.main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_small_run_and_its_page(fits, tmp_path, monkeypatch, capsys):
+    rows = ["raw weights", "the mean, full group", "8 members, full group"]
+    run(
+        monkeypatch,
+        "--dataset",
+        "small",
+        "--fits",
+        fits,
+        "--out",
+        tmp_path,
+        "--seeds",
+        2,
+        "--epochs",
+        3,
+        "--rows",
+        *rows,
+    )
+    results = json.loads((tmp_path / "small.json").read_text())
+    assert list(results["rows"]) == rows
+    assert all(len(row["accuracy"]) == 2 for row in results["rows"].values())
+    assert all(0 <= value <= 1 for row in results["rows"].values() for value in row["accuracy"])
+    assert results["networks"] == 60
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: small -->\nold\n<!-- end -->\nafter\n")
+    run(monkeypatch, "--page", page, "--out", tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- table: small -->\n| weights")
+    assert text.endswith("|\n<!-- end -->\nafter\n")
+    assert "old" not in text
+    assert all(f"| {row} | " in text for row in rows)
+
+
+def test_the_reader_reads_what_can_be_read():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (400,), generator=generator)
+    features = torch.randn(400, 5, generator=generator) + 3 * labels.unsqueeze(1)
+    assert frames.accuracy((features[:300], features[300:]), (labels[:300], labels[300:]), 0, 3) > 0.9
+    noise = torch.randn(400, 5, generator=generator)
+    assert frames.accuracy((noise[:300], noise[300:]), (labels[:300], labels[300:]), 0, 3) < 0.7
+
+
+def test_tables_hold_the_interval_of_students_t():
+    row = {"accuracy": [0.1, 0.2, 0.3], "processor_seconds_of_features": [1.0, 2.0, 3.0]}
+    assert "| a | 20.0 ± 24.8 | 2.0 |\n" in frames.table_of({"rows": {"a": row}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--seeds", "1"), "--seeds of at least 2"),
+        (("--epochs", "0"), "--epochs of at least 1"),
+        (("--dataset", "fashion-mnist"), "--fits"),
+        (("--fits", "nowhere"), "no networks here"),
+        (("--rows", "magic"), "invalid choice"),
+    ],
+)
+def test_the_command_line_is_checked(monkeypatch, capsys, arguments, word):
+    with pytest.raises(SystemExit) as error:
+        run(monkeypatch, *arguments)
+    assert word in capsys.readouterr().err + str(error.value)
+
+
+def test_more_networks_than_there_are(fits, monkeypatch):
+    with pytest.raises(SystemExit, match="at most 60 networks together, got 100"):
+        run(monkeypatch, "--dataset", "small", "--fits", fits, "--split", 60, 20, 20)
+
+
+def test_the_page_says_what_the_results_say(tmp_path):
+    page = tmp_path / "frames.md"
+    page.write_text((ROOT / "docs" / "frames.md").read_text())
+    frames.write_page(page, ROOT / "benchmarks" / "results" / "frames")
+    assert page.read_text() == (ROOT / "docs" / "frames.md").read_text()

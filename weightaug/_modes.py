@@ -1,0 +1,42 @@
+"""The mode that surrounds a call must not decide about its result."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import ParamSpec, TypeVar
+
+import torch
+
+__all__ = ["wide", "without_autocast"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_AUTOCAST_DEVICES = ("cpu", "cuda", "xpu")
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs a function outside of autocast, which is meant for activations and would round weights.
+
+    Under ``torch.autocast`` a product of matrices would come in half precision, and a norm, sum or reciprocal of
+    half-precision weights in single precision, so that values or dtypes of networks would change.
+    """
+
+    @functools.wraps(function)
+    def exact(*args: P.args, **kwargs: P.kwargs) -> R:
+        active = [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+        if not active:
+            return function(*args, **kwargs)
+        with ExitStack() as stack:
+            for device in active:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return exact
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype for what is no weight (positions, angles, norms, shares): the weights' own, but at least float32."""
+    return torch.promote_types(dtype, torch.float32)

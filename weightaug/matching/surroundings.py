@@ -1,0 +1,34 @@
+"""What surrounds a call of matching does not change what it does."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+__all__ = ["undisturbed"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def undisturbed(function: Callable[P, T]) -> Callable[P, T]:
+    """A decorator: the function runs outside of torch.compile, of autograd and of inference mode.
+
+    A step that is compiled breaks around it: what loops over data until it converges would be traced for minutes.
+    Autocast needs no care, since matching computes in float64, which it leaves alone; and every new tensor names its
+    device and dtype, so that defaults do not matter.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():
+            # Disabled here, not when the module is imported: that would load the compiler for everybody.
+            result: T = torch.compiler.disable(run)(*args, **kwargs)
+            return result
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
