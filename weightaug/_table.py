@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Move", "Plan", "check_table", "describe_table", "expand_layers", "plan_table"]
 
+_KERNEL = 4  # numbers; fewer are gathered faster than copied row by row
+
 
 class Move(NamedTuple):
     """What happens along one factor of one tensor.
@@ -43,6 +45,7 @@ class Plan:
         moves: What happens, outer spaces first.
         eps: See :class:`~weightaug._axes.TensorSpec`.
         carrier: The hidden space whose shifts it takes, or None.
+        fused: Whether whole kernels can be moved at once: rows and columns follow a space, and enough stands behind.
         split: For an axis of several sections: the axis, their sizes, and a plan for each; no moves then.
     """
 
@@ -51,6 +54,7 @@ class Plan:
     moves: tuple[Move, ...]
     eps: float | None = None
     carrier: int | None = None
+    fused: bool = False
     split: tuple[int, tuple[int, ...], tuple[Plan, ...]] | None = None
 
 
@@ -197,7 +201,9 @@ def _plan(
         )
     moves.sort(key=lambda move: move.outer is not None)  # stable
     sizes = tuple([factor.size for factor in factors])
-    return Plan(shape, None if sizes == shape else sizes, tuple(moves), eps, carrier)
+    plain = [move.axis for move in moves[:2] if move.outer is None] == [0, 1] and sizes == shape
+    fused = plain and math.prod(shape[2:]) >= _KERNEL
+    return Plan(shape, None if sizes == shape else sizes, tuple(moves), eps, carrier, fused)
 
 
 def describe_table(architecture: Architecture) -> str:

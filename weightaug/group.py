@@ -394,14 +394,18 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
         return tensor
     original = tensor if plan.factors is None else tensor.reshape(*parts.batch, *plan.factors)
     moved_ = original
-    for move in plan.moves:
+    done = _move_kernels(original, plan, parts) if plan.fused else None
+    if done is not None:
+        moved_ = done
+    for i, move in enumerate(plan.moves):
+        still = done is not None and i < 2  # their permutations are done
         factor = _factor(move, parts)
         variance = factor is not None and plan.eps is not None
         applied = None if variance else factor
         if move.outer is None and move.axis == 0:
-            moved_ = _write(moved_, parts.sources[move.slot], applied, move.after)
+            moved_ = _write(moved_, None if still else parts.sources[move.slot], applied, move.after)
         elif move.outer is None:
-            permutation = parts.group.permutation[move.slot]
+            permutation = None if still else parts.group.permutation[move.slot]
             moved_ = _read(original, moved_, permutation, applied, move.axis, move.after)
         else:
             moved_ = _move_within(moved_, move, parts, applied)
@@ -423,6 +427,18 @@ def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
     if moved_ is original:
         return tensor
     return moved_ if plan.factors is None else moved_.reshape(tensor.shape)
+
+
+def _move_kernels(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor | None:
+    """Permutes rows and columns of whole kernels in one pass; None if one of the two stays."""
+    rows, columns = plan.moves[:2]
+    source, permutation = parts.sources[rows.slot], parts.group.permutation[columns.slot]
+    if source is None or permutation is None:
+        return None
+    out, into = plan.shape[:2]
+    index = source.view(*parts.batch, out, 1) * into + permutation.expand(*parts.batch, into).unsqueeze(-2)
+    kernels = tensor.reshape(-1, *plan.shape[2:])
+    return kernels.index_select(0, index.reshape(index.numel())).view(tensor.shape)
 
 
 def _factor(move: Move, parts: _Parts) -> Tensor | None:
