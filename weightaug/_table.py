@@ -46,6 +46,8 @@ class Plan:
         eps: See :class:`~weightaug._axes.TensorSpec`.
         carrier: The hidden space whose shifts it takes, or None.
         fused: Whether whole kernels can be moved at once: rows and columns follow a space, and enough stands behind.
+        steps: The moves of the usual tensor, unpacked: (axis, after, slot, role, whether it is written), for a tensor
+            whose factors are its axes, each with one space of degree 1 or -1 and within none; None for others.
         split: For an axis of several sections: the axis, their sizes, and a plan for each; no moves then.
     """
 
@@ -55,6 +57,7 @@ class Plan:
     eps: float | None = None
     carrier: int | None = None
     fused: bool = False
+    steps: tuple[tuple[int, int, int, int, bool], ...] | None = None
     split: tuple[int, tuple[int, ...], tuple[Plan, ...]] | None = None
 
 
@@ -203,7 +206,10 @@ def _plan(
     sizes = tuple([factor.size for factor in factors])
     plain = [move.axis for move in moves[:2] if move.outer is None] == [0, 1] and sizes == shape
     fused = plain and math.prod(shape[2:]) >= _KERNEL
-    return Plan(shape, None if sizes == shape else sizes, tuple(moves), eps, carrier, fused)
+    usual = sizes == shape and eps is None and not fused
+    usual = usual and all(m.outer is None and [abs(d) for _, d in m.roles] == [1] for m in moves)
+    steps = tuple([(m.axis, m.after, m.slot, m.roles[0][0], m.roles[0][1] > 0) for m in moves]) if usual else None
+    return Plan(shape, None if sizes == shape else sizes, tuple(moves), eps, carrier, fused, steps)
 
 
 def describe_table(architecture: Architecture) -> str:

@@ -365,7 +365,11 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
         for p, size in zip(group.permutation, arch.outer_sizes, strict=True)
     ]
     parts = _Parts(group, rows, columns, offsets, tuple(sources), batch, kind)
-    moved = [_move(tensor, plan, parts) for tensor, plan in zip(element.tensors(), arch.plan, strict=True)]
+    turned = any([m is not None for m in group.maps])
+    moved = [
+        _move_usual(tensor, plan, parts) if plan.steps is not None and not turned else _move(tensor, plan, parts)
+        for tensor, plan in zip(element.tensors(), arch.plan, strict=True)
+    ]
     return element.with_tensors(moved)
 
 
@@ -379,6 +383,23 @@ class _Parts(NamedTuple):
     sources: _Slots
     batch: torch.Size
     kind: Kind
+
+
+def _move_usual(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
+    """What :func:`_move` does, for tensors with steps and without maps: small networks feel every line of it."""
+    moved = tensor
+    assert plan.steps is not None
+    for axis, after, slot, role, written in plan.steps:
+        factor = parts.rows[role] if written else parts.columns[role]
+        if axis == 0:
+            moved = _write(moved, parts.sources[slot], factor, after)
+        else:
+            moved = _read(tensor, moved, parts.group.permutation[slot], factor, axis, after)
+    if plan.carrier is not None:
+        offset = parts.offsets[plan.carrier]
+        if offset is not None:
+            moved = tensor + offset if moved is tensor else moved.add_(offset)
+    return moved
 
 
 def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
