@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
 
-from benchmarks.data.settings import ConventionName
 from benchmarks.measuring.fitted_pairs import Fits, load_fits
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, _loops, act, cat
+from weightaug.fitting.conventions import ConventionName
 from weightaug.matching import match
 
 THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 250}

@@ -37,7 +37,7 @@ def trained(images: Tensor, coordinates: Tensor, views: int, steps: int) -> Weig
     for _ in range(steps):
         error = (WeightSpaceElement.unflatten(arch, flat)(coordinates).squeeze(-1) - images).square().mean(-1).sum()
         optimizer.zero_grad()
-        error.backward()  # type: ignore[no-untyped-call]
+        error.backward()
         optimizer.step()
     return WeightSpaceElement.unflatten(arch, flat.detach())
 

@@ -39,14 +39,8 @@ def optimum(a: WeightSpaceElement, b: WeightSpaceElement, symmetries: set[str]) 
     parities = (0, 1) if "phase" in symmetries else (0,)
     states = list(product(signs, parities))
     period = activation.half_period or 1.0
-    (a1, a2, a3), (u1, u2, u3) = a.weights, a.biases
-    (b1, b2, b3), (v1, v2, v3) = b.weights, b.biases
-    assert u1 is not None
-    assert u2 is not None
-    assert u3 is not None
-    assert v1 is not None
-    assert v2 is not None
-    assert v3 is not None
+    a1, u1, a2, u2, a3, u3 = a.tensors()
+    b1, v1, b2, v2, b3, v3 = b.tensors()
 
     def rest(own: Tensor, other: Tensor, parity: int) -> Tensor:
         """Squared difference of biases, after the best shift of one parity."""

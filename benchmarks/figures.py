@@ -2,8 +2,9 @@
 
 Figure 2: python benchmarks/figures.py reconstructions --dataset fashion-mnist --data-dir ../shared/data
 Figure 1: python benchmarks/figures.py curves --runs benchmarks/runs
+Differences: python benchmarks/figures.py forest --runs benchmarks/runs
 
-Both write PNG and SVG into --out.
+All write PNG and SVG into --out.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
-from benchmarks.data.settings import CONVENTIONS
+from benchmarks.drawing import forest
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
 from benchmarks.running.commands import command, writable
+from benchmarks.table.report import Column as Table
+from benchmarks.table.report import recorded
 from weightaug import Preserves
+from weightaug.fitting import CONVENTIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,12 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines.add_argument(
         "--where", nargs="*", default=[], metavar="KEY=VALUE", help="take these cells only, as train.epochs=12"
     )
-    for subcommand in (pictures, lines):
+    differences = commands.add_parser("forest", help="differences to no augmentation, with intervals")
+    differences.add_argument("--runs", type=Path, default=RUNS, help="folder that holds the results in cells")
+    for subcommand in (pictures, lines, differences):
         subcommand.add_argument("--out", type=Path, default=RUNS / "figures")
     args = parser.parse_args(arguments)
     with command():
         writable(args.out, "--out")
-        written = _reconstructions(args) if args.command == "reconstructions" else _curves(args)
+        drawn = {"reconstructions": _reconstructions, "curves": _curves, "forest": _forest}[args.command]
+        written = drawn(args)
     print("\n".join(str(path) for path in written))
 
 
@@ -100,6 +107,33 @@ def _curves(args: argparse.Namespace) -> list[Path]:
         figure = draw_curves([group for group in groups if group.dataset == dataset])
         written += save(figure, args.out / f"curves-{dataset}")
     return written
+
+
+def _forest(args: argparse.Namespace) -> list[Path]:
+    _require_matplotlib()
+    tables = [column for column in recorded(args.runs) if column.comparisons]
+    if not tables:
+        raise ValueError(f"{args.runs}: no row to compare with no augmentation; train some with --rows none ROW ...")
+    written = []
+    for dataset in dict.fromkeys(column.dataset for column in tables):
+        of_dataset = [column for column in tables if column.dataset == dataset]
+        written += save(draw_forest(of_dataset), args.out / f"forest-{dataset}")
+    return written
+
+
+def draw_forest(columns: Sequence[Table]) -> Figure:
+    """A forest plot of the tables of one data set."""
+    rows = len({row for column in columns for row in column.comparisons})
+    height = 1.1 + rows * (0.16 + 0.07 * len(columns))
+    with _require_matplotlib().rc_context(STYLE):
+        figure = _new_figure(7.5, height)
+        axes = figure.add_axes((0.42, 0.55 / height, 0.55, (height - 0.75) / height))
+        forest.draw(axes, columns, COLOURS)
+        axes.plot([], [], "x", color="0.35", label="the paper's difference")
+        axes.legend(fontsize=6, loc="best", frameon=False)
+        note = "Bars: 95 % intervals of the paired difference, by Student's t; filled: decided after Holm's correction."
+        figure.text(0.5, 0.06 / height, note, ha="center", fontsize=6)
+    return figure
 
 
 def _require_matplotlib() -> Any:

@@ -92,7 +92,7 @@ def main() -> None:
         parser.error(f"--dataset {args.dataset}: only digits are fitted here; give the folder of networks as --fits")
     torch.set_num_threads(1)
     if args.page is not None:
-        write_page(args.page, args.out)
+        write_page(args.page, args.out, table_of)
     elif args.speed:
         write_json(args.out / "speed.json", {"conditions": conditions(), "processor_seconds": speed()})
     else:
@@ -220,8 +220,8 @@ def speed(networks: int = 3000, pairs: int = 512, times: int = 7) -> dict[str, f
 # -- page --------------------------------------------------------------------------------------------------
 
 
-def write_page(page: Path, out: Path) -> None:
-    """Replaces what stands between the marks of each table in a page."""
+def write_page(page: Path, out: Path, table_of: Callable[[dict[str, Any]], str]) -> None:
+    """Replaces what stands between the marks of each table in a page by what the results in a folder give."""
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"<!-- table: (\S+) -->", text):
         table = table_of(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
 
-from benchmarks.frames import conditions, load_fits
+from benchmarks.frames import conditions, load_fits, write_page
 from benchmarks.running.files import write_json
 from tests.git_rebasin import weight_matching
 from weightaug import Architecture, GroupElement, WeightSpaceElement, act, stack
@@ -87,8 +87,11 @@ def main() -> None:
     parser.add_argument("--fits", type=Path, default=None, help="folder of fitted networks")
     parser.add_argument("--sets", type=int, default=60)
     parser.add_argument("--size", type=int, default=5, help="networks per set, at least 2")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "merging.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "merging")
+    parser.add_argument("--page", type=Path, default=None, help="write the table of the results into this page instead")
     args = parser.parse_args()
+    if args.page is not None:
+        return write_page(args.page, args.out, table_of)
     if args.sets < 1 or args.size < 2:
         parser.error(f"expected --sets of at least 1 and --size of at least 2, got {args.sets} and {args.size}")
     torch.set_num_threads(1)
@@ -109,7 +112,20 @@ def main() -> None:
         for symmetry, align in (("permutation", by_permutations), ("auto", by_the_whole_group)):
             results[f"{kind}, {symmetry}"] = compare(sets, symmetry, align)
             print(f"{kind}, {symmetry}: {results[f'{kind}, {symmetry}']}", flush=True)
-    write_json(args.out, {"conditions": conditions(), "results": results})
+    return write_json(args.out / "merging.json", {"conditions": conditions(), "results": results})
+
+
+def table_of(results: dict[str, Any]) -> str:
+    """The results as a Markdown table."""
+    lines = ["| sets of networks, symmetry | objective, mean ratio | largest | sets worse | time, ratio |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: |"]
+    for name, result in results["results"].items():
+        seconds = result["processor_seconds"]
+        lines.append(
+            f"| {name} | {result['mean_ratio']:.3f} | {result['largest_ratio']:.3f} | {result['sets_worse']} of "
+            f"{result['sets']} | {seconds['match_many'] / seconds['merge_many']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ test accuracies beside the paper's. Run it again to go on after an interruption.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ def training_jobs(settings: Settings) -> list[Cell]:
             views=views,
             seed=seed,
             fit=settings.fit_of(dataset),
-            model_settings=settings.dws if model == "dws" else settings.transformer,
+            model_settings=settings.model_of(model),
             train=settings.train_of(dataset, model, views),
             folder=settings.output,
             pool_views=pool_views if ROWS[row].mixes else None,
@@ -77,7 +78,7 @@ def training_jobs(settings: Settings) -> list[Cell]:
         for dataset in settings.datasets
         for model in settings.models
         for views in settings.views
-        for row in settings.rows
+        for row in settings.rows_of(model)
     ]
 
 
@@ -106,15 +107,50 @@ def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, An
 
 def make_report(settings: Settings) -> None:
     """Prints the tables of what is there, and writes them."""
-    taken = {dataset: network_statistics(settings, dataset) for dataset in settings.datasets}
-    known = {dataset: statistics for dataset, statistics in taken.items() if statistics is not None}
+    if settings.recorded:
+        tables, known, path = report.recorded(settings.output), {}, settings.output / "report"
+    else:
+        tables, path = report.columns(training_jobs(settings)), settings.output / f"table1-{settings.preset}"
+        taken = {dataset: network_statistics(settings, dataset) for dataset in settings.datasets}
+        known = {dataset: statistics for dataset, statistics in taken.items() if statistics is not None}
+    if settings.one_version:
+        report.refuse_mixed(tables)
     preface = "".join(f"{quality.table(dataset, statistics)}\n\n" for dataset, statistics in known.items())
-    path = settings.output / f"table1-{settings.preset}"
-    print("\n" + report.write(training_jobs(settings), path, preface))
+    print("\n" + report.write(tables, path, preface))
     for dataset, statistics in known.items():
         for warning in quality.warnings(dataset, statistics):
             print(warning)
     print(f"Tables: {path}.md, .tex and .csv")
+
+
+def make_plan(settings: Settings) -> str:
+    """What is to be done, what is done, and how long the rest may take on this machine.
+
+    Times are those of the finished cells of the same data set, model and number of views; where there are none, run one
+    first.
+    """
+    parts, cells = fitting_jobs(settings), training_jobs(settings)
+    lines = ["| jobs | all | done | processor time left |", "|---|---:|---:|---:|"]
+    for dataset in settings.datasets:
+        of_dataset = [part for part in parts if part.dataset == dataset]
+        done = sum(part.last - part.first for part in of_dataset if part.done)
+        count = sum(part.last - part.first for part in of_dataset)
+        lines.append(f"| fits of {dataset}, networks | {count} | {done} | {'–' if done == count else 'not known'} |")
+    left = 0.0
+    for dataset, model, views in dict.fromkeys((c.dataset, c.model, c.views) for c in cells):
+        own = [c for c in cells if (c.dataset, c.model, c.views) == (dataset, model, views)]
+        records = [record for cell in own if (record := report.read(cell)) is not None]
+        waiting, took = len(own) - len(records), [r["processor_seconds"] for r in records if "processor_seconds" in r]
+        seconds = waiting * sum(took) / len(took) if took else math.nan if waiting else 0.0
+        left += seconds
+        text = "not known: run one" if math.isnan(seconds) else f"{seconds / 60:.0f} min"
+        lines.append(f"| {dataset}, {model}, {views} view{'s' * (views > 1)} | {len(own)} | {len(records)} | {text} |")
+    if math.isfinite(left):
+        hours = left / 3600 / settings.workers
+        lines.append(
+            f"\nTraining: {left / 3600:.1f} processor hours left, {hours:.1f} hours with {settings.workers} workers"
+        )
+    return "\n".join(lines)
 
 
 def of_part(jobs: Sequence[JobType], settings: Settings) -> list[JobType]:
@@ -134,6 +170,9 @@ def check(settings: Settings) -> None:
     writable(settings.output)
     if settings.executor != "ray":  # a cluster has other machines
         device("device", settings.device)
+    if settings.recorded:
+        expect("steps", " ".join(settings.steps), settings.steps == ("report",), "report alone with --recorded")
+        return
     for cell in training_jobs(settings):
         report.read(cell)
     if "fit" in settings.steps:
@@ -188,6 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"results in {settings.output}", flush=True)
         check(settings)
         try:
+            if "plan" in settings.steps:
+                print(make_plan(settings))
             if {"fit", "train"} & set(settings.steps):
                 run_jobs(settings)
             if "report" in settings.steps:

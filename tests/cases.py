@@ -11,11 +11,14 @@ from weightaug import (
     AlignTo,
     Architecture,
     Compose,
+    Dihedral,
     Dropout,
+    Flip,
     GaussianNoise,
     HeadPermutation,
     HeadRotation,
     LabelSmoothing,
+    Lambda,
     LoRAGauge,
     Mixup,
     OneOf,
@@ -28,13 +31,16 @@ from weightaug import (
     Reflect,
     ReLUScale,
     Rotate,
+    Rotate90,
     Scale,
     SelfMixup,
     SirenBias,
     SirenNegation,
+    SomeOf,
     Standardize,
     Transform,
     Translate,
+    WeightSpaceElement,
 )
 from weightaug.matching import Frame
 from weightaug.testing import random_element
@@ -45,6 +51,10 @@ FRAME = Frame(random_element(FRAMED, (1,), seed=1))
 SMALL = Architecture.mlp((2, 3, 1), "tanh")
 STANDARDIZE = Standardize((0.0, 0.0, 0.0, 0.25), (0.5, 0.25, 2.0, 4.0))
 PER_ENTRY = Standardize(tuple(0.5 * i for i in range(13)), tuple(1.0 + i for i in range(13)), "entry")
+
+
+def halved(element: WeightSpaceElement) -> WeightSpaceElement:
+    return element.map(lambda t: t / 2)
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,19 @@ CASES = [
     Case(OneOf((Permute(), RandomApply(SirenNegation(p=0.5)))), "sign"),
     Case(RandomOrder((Reflect(), Translate(), LabelSmoothing())), bias=True),
     Case(RandomOrder((Permute(), GaussianNoise()))),
+    Case(SomeOf((Permute(), GaussianNoise(), LabelSmoothing()), count=2)),
+    Case(
+        SomeOf((SirenNegation(), Mixup(), AlignedMixup()), count=(0, 3)), "sign", neutral=SomeOf((Permute(),), count=0)
+    ),
+    Case(Lambda(halved), draws=False),
+    Case(Rotate90(), inputs=(2, 3, 4)),
+    Case(Flip(), neutral=Flip(p=0.0)),
+    Case(Flip(axes=(0,), p=1.0), draws=False),
+    Case(Dihedral()),
+    Case(Rotate(degrees=(30.0, 60.0)), inputs=(2, 3), neutral=Rotate((0.0, 0.0))),
+    Case(Scale((0.5, 2.0)), neutral=Scale((1.0, 1.0))),
+    Case(Translate((0.0, 0.5)), inputs=(2,), bias=True),
+    Case(SirenBias((-4, 3)), "phase", neutral=SirenBias((0, 0))),
 ]
 
 # For architectures that are declared tensor by tensor; test_tracing and test_lora hold them to the laws.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import frames
+from benchmarks import frames, merging
 from tests.test_matching import networks
 from weightaug import Architecture, io
 
@@ -102,8 +102,27 @@ def test_more_networks_than_there_are(fits, monkeypatch):
         run(monkeypatch, "--dataset", "small", "--fits", fits, "--split", 60, 20, 20)
 
 
-def test_the_page_says_what_the_results_say(tmp_path):
-    page = tmp_path / "frames.md"
-    page.write_text((ROOT / "docs" / "frames.md").read_text())
-    frames.write_page(page, ROOT / "benchmarks" / "results" / "frames")
-    assert page.read_text() == (ROOT / "docs" / "frames.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "folder", "table_of"),
+    [("frames.md", "frames", frames.table_of), ("alignment.md", "merging", merging.table_of)],
+)
+def test_pages_say_what_the_results_say(tmp_path, name, folder, table_of):
+    text = (ROOT / "docs" / name).read_text()
+    assert "<!-- table: " in text
+    page = tmp_path / name
+    page.write_text(text)
+    frames.write_page(page, ROOT / "benchmarks" / "results" / folder, table_of)
+    assert page.read_text() == text
+
+
+def test_sets_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["merging.py", "--sets", "2", "--size", "2", "--out", str(tmp_path / "m")])
+    threads = torch.get_num_threads()
+    try:
+        merging.main()
+    finally:
+        torch.set_num_threads(threads)
+    results = json.loads((tmp_path / "m" / "merging.json").read_text())["results"]
+    assert set(results) == {"random, permutation", "random, auto"}
+    assert all(0 < result["mean_ratio"] <= result["largest_ratio"] < 1.2 for result in results.values())
+    assert merging.table_of({"results": results}).count("\n") == 4

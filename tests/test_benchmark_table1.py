@@ -109,7 +109,7 @@ def test_the_table_shows_the_figures_of_the_files(run):
     assert "| Gaussian noise | 41.00 ± 1.41 (1 diverged) | 28.3 to 53.7 | +0.00 ± 0.00 | 68.53 ± 0.09 |" in text
     assert "| MixUp | 40.00 (2 missing) | – | +0.00 | 74.36 ± 1.17 |" in text
     assert "| Label smoothing | 44.00 ± 1.00 | 41.5 to 46.5 | +3.00 ± 0.00 | – | – | – | – |" in text
-    assert "no augmentation +31.0 points" in report.notes(cells)
+    assert "no augmentation +31.0 points" in report.notes([column])
     assert "| Scale | – (3 diverged) | – | – |" in text
     lines = report.as_csv([column]).splitlines()
     assert lines[1].startswith("digits,dws,1,none,No augmentation,3,0,0,41.0,1.0,2.4841377")

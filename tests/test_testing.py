@@ -176,11 +176,11 @@ class NeedsContiguousMemory(Fine):
 
 
 class MultipliesUnderAutocast(Fine):
-    def apply(self, element, params):
+    def __call__(self, element, *targets, generator=None):  # sample and apply are guarded
         def half(t):
             return t if t.dim() < 2 else t @ torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
 
-        return super().apply(element.map(half), params)
+        return super().__call__(element.map(half), *targets, generator=generator)
 
 
 class UsesTheDefaultDevice(Fine):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["wide", "without_autocast"]
+__all__ = ["autocast_off", "wide", "without_autocast"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,15 +26,24 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def exact(*args: P.args, **kwargs: P.kwargs) -> R:
-        active = [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
-        if not active:
+        if not _active():
             return function(*args, **kwargs)
-        with ExitStack() as stack:
-            for device in active:
-                stack.enter_context(torch.autocast(device, enabled=False))
+        with autocast_off():
             return function(*args, **kwargs)
 
     return exact
+
+
+def autocast_off() -> AbstractContextManager[object]:
+    """A context without autocast on any device, for a part of a function; see :func:`without_autocast`."""
+    stack = ExitStack()
+    for device in _active():
+        stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
+
+
+def _active() -> list[str]:
+    return [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

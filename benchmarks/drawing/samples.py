@@ -14,9 +14,10 @@ import weightaug as wa
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
 from benchmarks.data.images import load_images, pixel_grid
 from benchmarks.data.sdf import Sampling
-from benchmarks.data.settings import ConventionName, ImageFitSettings, ShapeFitSettings
+from benchmarks.data.settings import ImageFitSettings, ShapeFitSettings
 from benchmarks.data.solids import CLASSES, make_solids, signed_distances
 from benchmarks.table.rows import ROWS
+from weightaug.fitting.conventions import ConventionName
 
 Dataset = Literal["digits", "fashion-mnist", "solids"]
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)

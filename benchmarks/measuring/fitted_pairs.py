@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
 from benchmarks.data.images import load_images, pixel_grid
-from benchmarks.data.settings import ConventionName, ImageFitSettings
+from benchmarks.data.settings import ImageFitSettings
 from weightaug import Architecture, WeightSpaceElement, cat
+from weightaug.fitting.conventions import ConventionName
 
 
 @dataclass(frozen=True)

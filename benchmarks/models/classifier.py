@@ -33,6 +33,15 @@ class NetworkClassifier(nn.Module):
         self.mean.copy_(torch.stack([t.mean() for t in tensors]))
         self.deviation.copy_(torch.stack([t.std() if t.numel() > 1 else t.new_ones(()) for t in tensors]))
 
+    @property
+    def prepares(self) -> bool:
+        """Whether :meth:`prepare` changes networks."""
+        return False
+
+    def prepare(self, element: WeightSpaceElement) -> WeightSpaceElement:
+        """The networks as :meth:`forward` expects them; costly, so done once for networks that stay as they are."""
+        return element
+
     def normalised(self, element: WeightSpaceElement) -> list[Tensor]:
         """The tensors of the networks, less their means, over their deviations."""
         moments = zip(element.tensors(), self.mean, self.deviation.clamp_min(1e-8), strict=True)

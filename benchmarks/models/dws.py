@@ -29,6 +29,7 @@ from weightaug import Architecture, WeightSpaceElement
 
 Reduction = Literal["mean", "sum", "max", "attn"]
 SetLayer = Literal["ds", "sab"]
+Init = Literal["default", "published"]
 
 
 class Features(NamedTuple):
@@ -348,7 +349,7 @@ class EquivariantLayer(nn.Module):
         heads: int = 1,
     ) -> None:
         super().__init__()
-        self.set_layer = set_layer
+        self.set_layer, self.scale = set_layer, 1.0  # of the outputs
         self.pool = Pool(counts, inputs, reduction, batch_norm)
         self.pair_maps = nn.ModuleList([nn.Linear(inputs, outputs, bias=False) for _ in counts.pairs])
         touching = [counts.touching(s) for s in counts.spaces]
@@ -374,10 +375,10 @@ class EquivariantLayer(nn.Module):
 
     def forward(self, features: Features) -> Features:
         pooled, network = self.pool(features)
-        *constants, network = self.network_map(network).split(self.of_network, dim=-1)
+        *constants, network = (self.network_map(network) * self.scale).split(self.of_network, dim=-1)
         neurons, written, read = [], [], []
         for space, (values, constant, sizes) in enumerate(zip(pooled, constants, self.of_neurons, strict=True)):
-            result = self.neuron_maps[space](values)
+            result = self.neuron_maps[space](values) * self.scale
             # From the network to a matrix the way leads through the neurons that it writes, not those it reads.
             result = result + F.pad(constant, (0, result.shape[-1] - constant.shape[-1])).unsqueeze(1)
             own, *to_matrices = result.split(sizes, dim=-1)
@@ -387,7 +388,7 @@ class EquivariantLayer(nn.Module):
             if to_matrices:
                 read.append(to_matrices.pop().unsqueeze(1))
         pairs = [
-            linear(pair).add_(w).add_(r)
+            F.linear(pair, linear.weight * self.scale).add_(w).add_(r)
             for linear, pair, w, r in zip(self.pair_maps, features.pairs, written, read, strict=True)
         ]
         return Features(tuple(pairs), tuple(neurons), network)
@@ -405,6 +406,7 @@ class DWS(NetworkClassifier):
         batch_norm: Whether the pooled features are batch-normalised.
         set_layer: What happens among the tensors at a hidden space: "ds" or "sab", see ``EquivariantLayer``.
         heads: Of the attention of "sab"; the last layer has one, as published.
+        init: Initial weights: torch's, or "published": see ``published_init.py``.
 
     Raises:
         ValueError: If the networks are no chains of linear layers with biases, or for a number below 1, an unknown
@@ -422,12 +424,17 @@ class DWS(NetworkClassifier):
         batch_norm: bool = True,
         set_layer: SetLayer = "ds",
         heads: int = 8,
+        init: Init = "default",
     ) -> None:
         super().__init__(architecture)
         for name, value in {"classes": classes, "hidden": hidden, "layers": layers, "heads": heads}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, option, options in (("reduction", reduction, Reduction), ("set_layer", set_layer, SetLayer)):
+        for name, option, options in (
+            ("reduction", reduction, Reduction),
+            ("set_layer", set_layer, SetLayer),
+            ("init", init, Init),
+        ):
             if option not in get_args(options):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(options))}, got {option!r}")
         if set_layer == "sab" and hidden % heads:
@@ -442,6 +449,10 @@ class DWS(NetworkClassifier):
         )
         self.pool = Pool(counts, hidden, reduction, batch_norm, head=True)
         self.head = nn.Linear(sum(counts.network) * hidden, classes)
+        if init == "published":
+            from benchmarks.models.published_init import initialise
+
+            initialise(self, counts, channels)
 
     def forward(self, element: WeightSpaceElement) -> Tensor:
         """Class scores ``(batch, classes)`` of a batch of networks."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from benchmarks.running.commands import at_least, expect, positive, share
 
-ModelName = Literal["dws", "relation-transformer"]
+ModelName = Literal["dws", "relation-transformer", "dws-odd", "mlp", "mlp-frame", "probe"]
 
-MODEL_LABELS: dict[ModelName, str] = {"dws": "DWS", "relation-transformer": "Relation Transformer"}
+MODEL_LABELS: dict[ModelName, str] = {
+    "dws": "DWS",
+    "relation-transformer": "Relation Transformer",
+    "dws-odd": "DWS with signs built in",
+    "mlp": "MLP on raw weights",
+    "mlp-frame": "MLP on weights aligned to a mean frame",
+    "probe": "MLP on values of the function",
+}
+READERS: tuple[ModelName, ...] = ("mlp", "mlp-frame", "probe")  # plain readers, which augmentations are not about
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,12 @@ class DWSSettings:
         heads: Of the attention; not stated in the paper, 8 in its code, and one in the last layer as there.
         batch_norm: Not stated in the paper, off in its code, on in the trainers of DWSNets. Without it a short
             training hardly leaves chance.
+        init: Initial weights: "default", or "published", those of DWSNets, with every layer's output divided by twice
+            the number of the network's layers.
+        statistics: Whether the input is normalised by the statistics of the training set; the paper's code does not.
     """
+
+    LATER: ClassVar = {"init": "default", "statistics": True}  # said since; older results have these
 
     hidden: int = 24
     layers: int = 2
@@ -34,6 +47,8 @@ class DWSSettings:
     set_layer: Literal["ds", "sab"] = "ds"
     heads: int = 8
     batch_norm: bool = True
+    init: Literal["default", "published"] = "default"
+    statistics: bool = True
 
     def __post_init__(self) -> None:
         at_least("dws.hidden", self.hidden, 1)
@@ -57,7 +72,10 @@ class TransformerSettings:
         probes: Learned inputs at which networks are evaluated; not stated in the paper, 0 in its code.
         learning_rate: Paper: 1e-3 with AdamW.
         warmup_steps: Steps in which the rate rises. Paper: 1000. At most a fifth of all steps.
+        statistics: Whether the input is normalised by the statistics of the training set; the paper's code does not.
     """
+
+    LATER: ClassVar = {"statistics": True}
 
     layers: int = 4
     node: int = 64
@@ -68,6 +86,7 @@ class TransformerSettings:
     probes: int = 0
     learning_rate: float = 1e-3
     warmup_steps: int = 1000
+    statistics: bool = True
 
     def __post_init__(self) -> None:
         for name in ("layers", "node", "edge", "attention", "heads"):
@@ -80,4 +99,31 @@ class TransformerSettings:
         expect("transformer.attention", self.attention, whole, f"a multiple of transformer.heads, {self.heads}")
 
 
-ModelSettings = DWSSettings | TransformerSettings
+@dataclass(frozen=True)
+class ReaderSettings:
+    """The plain readers, which the paper does not have, and where their training differs from that of DWS.
+
+    Args:
+        hidden: Units of a hidden layer.
+        layers: Hidden layers.
+        dropout: Share of the units that is set to zero in training.
+        points: Points at which the reader of values evaluates a network.
+        learning_rate: Of AdamW.
+    """
+
+    LATER: ClassVar[dict[str, Any]] = {}
+
+    hidden: int = 256
+    layers: int = 2
+    dropout: float = 0.2
+    points: int = 64
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "points"):
+            at_least(f"reader.{name}", getattr(self, name), 1)
+        share("reader.dropout", self.dropout)
+        positive("reader.learning-rate", self.learning_rate)
+
+
+ModelSettings = DWSSettings | TransformerSettings | ReaderSettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -18,9 +19,10 @@ from benchmarks.data.sdf import short_hash
 from benchmarks.data.settings import DatasetName, FitSettings
 from benchmarks.data.sources import source
 from benchmarks.data.store import Networks, described, load_networks, plain
-from benchmarks.models.settings import ModelName
+from benchmarks.models.settings import ModelSettings
 from benchmarks.running.files import write_json
 from benchmarks.table.rows import ROWS
+from benchmarks.table.settings import TrainSettings
 from benchmarks.table.training import Training, train
 
 
@@ -30,14 +32,12 @@ class Cell(Training):
 
     Args:
         dataset: Name of the images.
-        model: Name of the model.
         fit: How the networks were fitted.
         folder: Where fitted networks and results lie.
         data_dir: Where the data lie that the networks were fitted to; None for their usual place.
     """
 
     dataset: DatasetName
-    model: ModelName
     fit: FitSettings
     folder: Path
     data_dir: Path | None = None
@@ -59,8 +59,8 @@ class Cell(Training):
             "special": row.special,
             "pool_views": self.pool_views if row.mixes else None,
             "fit": fitting,
-            "model_settings": asdict(self.model_settings),
-            "train": asdict(self.train),
+            "model_settings": _said(self.model_settings),
+            "train": _said(self.train),
         }
         return plain(settings)
 
@@ -86,6 +86,7 @@ class Cell(Training):
             **outcome,
             "seconds": time.perf_counter() - started,
             "processor_seconds": time.process_time() - processor,  # what a machine that others use can compare
+            "fingerprint": fingerprint(),
             "versions": {"weightaug": wa.__version__, "torch": torch.__version__, "python": platform.python_version()},
             "machine": {
                 "platform": platform.platform(),
@@ -96,6 +97,30 @@ class Cell(Training):
             },
         }
         write_json(self.path, record)
+
+
+def _said(settings: ModelSettings | TrainSettings) -> dict[str, Any]:
+    """The settings, without those that are said since and have the values of before: older results stay valid."""
+    return {k: v for k, v in asdict(settings).items() if k not in settings.LATER or v != settings.LATER[k]}
+
+
+@lru_cache(maxsize=1)
+def fingerprint() -> dict[str, str]:
+    """What the code was that a result depends on: a hash of each part's files."""
+    root, package = Path(__file__).resolve().parents[1], Path(wa.__file__).resolve().parent
+    parts = {
+        "package": package.rglob("*.py"),
+        "networks": (root / "data").glob("*.py"),
+        "models": (root / "models").glob("*.py"),
+        "training": [root / "table" / f"{name}.py" for name in ("cell", "training", "rows")],
+    }
+    found = {}
+    for name, files in parts.items():
+        digest = hashlib.sha256()
+        for file in sorted(files):
+            digest.update(f"{file.name}\0".encode() + file.read_bytes())
+        found[name] = digest.hexdigest()[:12]
+    return found
 
 
 @lru_cache(maxsize=1)

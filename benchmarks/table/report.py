@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-from scipy.stats import t as student
 
 from benchmarks.data.settings import SHAPES, DatasetName
 from benchmarks.models.settings import MODEL_LABELS, ModelName
@@ -20,33 +19,9 @@ from benchmarks.table import published
 from benchmarks.table.cell import Cell
 from benchmarks.table.published import TABLE1
 from benchmarks.table.rows import ROWS
+from benchmarks.table.statistics import LEVEL, Comparison, Interval, compare
 
 BASELINE = "none"  # the row that the others are compared with
-
-
-class Interval(NamedTuple):
-    """A mean and the half width of its 95 % interval.
-
-    Attributes:
-        mean: The mean.
-        half: Half the width, by Student's t; nan for a single value, which says nothing about spread.
-        seeds: Number of values.
-    """
-
-    mean: float
-    half: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Interval | None:
-        """The interval of some values; None of none."""
-        if not values:
-            return None
-        count = len(values)
-        half = math.nan
-        if count > 1:
-            half = float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
-        return cls(statistics.fmean(values), half, count)
 
 
 @dataclass(frozen=True)
@@ -57,11 +32,13 @@ class Summary:
         accuracies: Test accuracy in percent by seed, of the seeds that finished.
         diverged: Number of seeds that diverged.
         missing: Number of seeds without a result.
+        last: Test accuracy after the last epoch by seed, of the results that hold it.
     """
 
     accuracies: dict[int, float]
     diverged: int
     missing: int
+    last: dict[int, float] = field(default_factory=dict)
 
     @property
     def interval(self) -> Interval | None:
@@ -80,10 +57,11 @@ class Summary:
         counts = ((self.diverged, "diverged"), (self.missing, "missing"))
         return ", ".join(f"{count} {what}" for count, what in counts if count)
 
-    def difference(self, baseline: Summary) -> Interval | None:
-        """Mean difference to a baseline over the seeds that both have, seed by seed."""
-        common = [seed for seed in self.accuracies if seed in baseline.accuracies]
-        return Interval.of([self.accuracies[seed] - baseline.accuracies[seed] for seed in common])
+    def differences(self, baseline: Summary) -> list[float]:
+        """Differences to a baseline of the seeds that both have, seed by seed."""
+        return [
+            value - baseline.accuracies[seed] for seed, value in self.accuracies.items() if seed in baseline.accuracies
+        ]
 
     def __str__(self) -> str:
         interval = self.interval
@@ -125,11 +103,18 @@ def check_record(record: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path}: damaged result ({error!r}); delete it, and it is made again") from error
 
 
-def summarise(cells: Sequence[Cell]) -> Summary:
-    """Gathers the cells of one entry: those that differ in the seed alone."""
-    records = {cell.seed: record for cell in cells if (record := read(cell)) is not None}
-    finished = {seed: float(r["test_accuracy"]) for seed, r in records.items() if r["status"] == "finished"}
-    return Summary(finished, len(records) - len(finished), len(cells) - len(records))
+def summarise(records: Sequence[dict[str, Any]], wanted: int) -> Summary:
+    """Gathers the results of one entry: those that differ in the seed alone.
+
+    Args:
+        records: The results that there are.
+        wanted: How many there should be.
+    """
+    finished = {r["settings"]["seed"]: r for r in records if r["status"] == "finished"}
+    best = {seed: float(r["test_accuracy"]) for seed, r in finished.items()}
+    curves = {seed: r.get("curves", {}).get("test_accuracy") for seed, r in finished.items()}
+    last = {seed: float(curve[-1]) for seed, curve in curves.items() if curve}
+    return Summary(best, len(records) - len(finished), wanted - len(records), last)
 
 
 # -- tables ------------------------------------------------------------------------------------------
@@ -143,28 +128,39 @@ class Column(NamedTuple):
         model: Their model.
         views: Networks per sample.
         rows: Summaries by the name of the row.
+        records: The results that there are.
     """
 
     dataset: DatasetName
     model: ModelName
     views: int
     rows: dict[str, Summary]
+    records: tuple[dict[str, Any], ...] = ()
 
     @property
     def title(self) -> str:
         """What the table is of."""
-        return f"{self.dataset}, {MODEL_LABELS[self.model]}, {self.views} view{'s' * (self.views > 1)}"
+        return f"{self.dataset}, {MODEL_LABELS.get(self.model, self.model)}, {self.views} view{'s' * (self.views > 1)}"
 
     @property
     def published(self) -> dict[str, published.Column]:
         """The paper's columns that stand beside it, by their heads: all of its data set with as many coordinates."""
         name: Literal["ModelNet40", "FMNIST"] = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
-        short = {"dws": "DWS", "relation-transformer": "GNN"}
+        short: dict[ModelName, str] = {"dws": "DWS", "relation-transformer": "GNN"}
         return {
             f"paper: {short[model]}, {views} v.": published.Column(name, model, views)
-            for model in MODEL_LABELS
+            for model in short
             for views in (1, 10)
         }
+
+    @property
+    def comparisons(self) -> dict[str, Comparison]:
+        """Every row against the baseline, by the name of the row."""
+        baseline = self.rows.get(BASELINE)
+        if baseline is None:
+            return {}
+        others = {row: summary for row, summary in self.rows.items() if row != BASELINE}
+        return compare({row: summary.differences(baseline) for row, summary in others.items()})
 
 
 def columns(cells: Sequence[Cell]) -> list[Column]:
@@ -172,32 +168,99 @@ def columns(cells: Sequence[Cell]) -> list[Column]:
     result = []
     for dataset, model, views in dict.fromkeys((c.dataset, c.model, c.views) for c in cells):
         own = [c for c in cells if (c.dataset, c.model, c.views) == (dataset, model, views)]
-        rows = {row: summarise([c for c in own if c.row == row]) for row in dict.fromkeys(c.row for c in own)}
-        result.append(Column(dataset, model, views, rows))
+        by_row: dict[str, list[Cell]] = {}
+        for cell in own:
+            by_row.setdefault(cell.row, []).append(cell)
+        found = {row: [r for cell in of_row if (r := read(cell)) is not None] for row, of_row in by_row.items()}
+        rows = {row: summarise(records, len(by_row[row])) for row, records in found.items()}
+        result.append(Column(dataset, model, views, rows, tuple(r for records in found.values() for r in records)))
     return result
 
 
-HEADS = ["Augmentation", "Accuracy", "95 % interval", "Difference to none"]
+def recorded(folder: Path) -> list[Column]:
+    """The tables of whatever results lie in a folder, by what they say of themselves.
+
+    Results of other models, fits or trainings stand in tables of their own. Where rows differ in the partners of their
+    mixing, each stands for itself.
+
+    Raises:
+        FileNotFoundError: If there is no result.
+        ValueError: If a result is damaged.
+    """
+    paths = sorted((folder / "cells").glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no result files in cells; make them with: python benchmarks/table1.py")
+    tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for path in paths:
+        record = read_json(path, "settings", "status")
+        check_record(record, path)
+        settings = record["settings"]
+        try:
+            row = settings["row"] + (f" ({settings['pool_views']} views)" if settings["pool_views"] else "")
+            kept = {k: v for k, v in settings.items() if k not in OF_ROWS}
+            _ = settings["dataset"], settings["model"], settings["views"], int(settings["seed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error!r}); delete it, and it is made again") from error
+        tables.setdefault(json.dumps(kept, sort_keys=True), {}).setdefault(row, []).append(record)
+    result = []
+    order = list(ROWS)
+    for key, rows in tables.items():
+        kept = json.loads(key)
+        seeds = {r["settings"]["seed"] for records in rows.values() for r in records}
+        places = sorted(rows, key=lambda row: (order.index(name) if (name := row.split(" ")[0]) in order else 99, row))
+        records = tuple(r for row in places for r in rows[row])
+        summaries = {row: summarise(rows[row], len(seeds)) for row in places}
+        result.append(Column(kept["dataset"], kept["model"], kept["views"], summaries, records))
+    models = list(MODEL_LABELS)
+    return sorted(result, key=lambda c: (c.dataset, models.index(c.model) if c.model in models else 99, c.views))
+
+
+# What tells the rows and the seeds of one table apart.
+OF_ROWS = ("row", "seed", "augmentation", "special", "pool_views")
+
+
+def label_of(row: str) -> str:
+    """The row as the paper writes it, with its partners where they are said."""
+    name, _, partners = row.partition(" ")
+    return (ROWS[name].label if name in ROWS else name) + (
+        f" {partners.replace('(', '(partners of ')}" if partners else ""
+    )
+
+
+HEADS = [
+    "Augmentation",
+    "Accuracy",
+    "95 % interval",
+    "Difference to none",
+    "bootstrap",
+    "p (Holm)",
+    "verdict",
+    "last epoch",
+]
 
 
 def _entries(column: Column) -> list[list[str]]:
     """The cells of a table as text."""
-    baseline = column.rows.get(BASELINE)
+    comparisons = column.comparisons
     lines = []
     for row, summary in column.rows.items():
-        interval, difference = summary.interval, None
-        if baseline is not None and row != BASELINE:
-            difference = summary.difference(baseline)
+        interval, compared = summary.interval, comparisons.get(row)
         bounds = "–"
         if interval is not None and math.isfinite(interval.half):
             bounds = f"{interval.mean - interval.half:.1f} to {interval.mean + interval.half:.1f}"
-        compared = "–"
-        if difference is not None:
-            compared = f"{difference.mean:+.2f}"
-            if math.isfinite(difference.half):
-                compared += f" ± {difference.half:.2f}"
+        texts = ["–"] * 4
+        if compared is not None:
+            texts[0] = f"{compared.difference.mean:+.2f}"
+            if math.isfinite(compared.difference.half):
+                texts[0] += f" ± {compared.difference.half:.2f}"
+                texts[1] = f"{compared.low:+.2f} to {compared.high:+.2f}"
+                texts[2] = "< .001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
+                texts[3] = compared.verdict
+        last = list(summary.last.values())
         of_paper = [str(TABLE1.get((row, their), "–")) for their in column.published.values()]
-        lines.append([ROWS[row].label, str(summary), bounds, compared, *of_paper])
+        lines.append(
+            [label_of(row), str(summary), bounds, *texts, f"{statistics.fmean(last):.2f}" if last else "–", *of_paper]
+        )
     return lines
 
 
@@ -236,87 +299,143 @@ def as_csv(columns: Sequence[Column]) -> str:
     text = io.StringIO()
     heads = ["dataset", "model", "views", "row", "label", "seeds", "diverged", "missing", "mean", "deviation"]
     heads += ["interval_half", "difference", "difference_half", "difference_seeds"]
+    heads += ["bootstrap_low", "bootstrap_high", "p", "p_holm", "verdict", "last_epoch"]
     heads += [f"paper_{m}_{v}_{what}" for m in ("dws", "gnn") for v in (1, 10) for what in ("mean", "std")]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
     for column in columns:
-        baseline = column.rows.get(BASELINE)
+        comparisons = column.comparisons
         for row, summary in column.rows.items():
             interval = summary.interval or (None, None, 0)
-            difference = (summary.difference(baseline) if baseline else None) or (None, None, 0)
+            compared = comparisons.get(row)
+            difference: tuple[Any, ...] = (None, None, 0, None, None, None, None, None)
+            if compared is not None:
+                difference = (*compared.difference, *compared[1:])
+            last = list(summary.last.values())
             of_paper: list[float | None] = []
             for their in column.published.values():
                 of_paper += TABLE1.get((row, their), (None, None))
-            numbers = [*interval[:1], summary.deviation, interval[1], *difference, *of_paper]
+            numbers: list[Any] = [
+                *interval[:1],
+                summary.deviation,
+                interval[1],
+                *difference,
+                statistics.fmean(last) if last else None,
+                *of_paper,
+            ]
             writer.writerow(
-                [column.dataset, column.model, column.views, row, ROWS[row].label, len(summary.accuracies)]
+                [column.dataset, column.model, column.views, row, label_of(row), len(summary.accuracies)]
                 + [summary.diverged, summary.missing]
                 + ["" if n is None or (isinstance(n, float) and math.isnan(n)) else n for n in numbers]
             )
     return text.getvalue()
 
 
-def notes(cells: Sequence[Cell]) -> str:
-    """What the tables mean: how accuracies are made, and how far they are from chance."""
-    seeds = sorted({cell.seed for cell in cells})
+def notes(tables: Sequence[Column]) -> str:
+    """What the tables mean: how accuracies are made, what the intervals cover, and how far they are from chance."""
+    records = [record for column in tables for record in column.records]
+    seeds = sorted({record["settings"]["seed"] for record in records})
     lines = [
         "Accuracy: test accuracy in percent at the epoch of the best validation accuracy, mean ± standard deviation "
-        f"over the seeds ({', '.join(map(str, seeds))}). 95 % interval: of the mean, by Student's t. Difference: to no "
-        "augmentation, paired by seed (same initial weights, same order of networks), ± half of its 95 % interval.",
+        f"over the seeds ({', '.join(map(str, seeds))}); last epoch: after the last one. 95 % interval: of the mean, by "
+        "Student's t. Difference: to no augmentation, paired by seed (same initial weights, same order of networks), "
+        "± half of its 95 % interval by Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the paired "
+        f"t-test, after Holm's correction over the rows of the table. Verdict: helps or harms where that p is below "
+        f"{LEVEL:g}, else undecided.",
+        "The intervals cover what a seed varies: initial weights, the order of the networks, and the augmentation. The "
+        "split of the samples and the fitted networks are the same for all seeds, so what another split or other fits "
+        "would give is not in them.",
         "The paper's columns are its figures for Fashion-MNIST (55,000 training images) beside images and for "
         "ModelNet40 (12,311 shapes of 40 classes) beside shapes, over 3 seeds: with another number of "
         "samples, another model size or another data set they are not to be compared.",
     ]
-    if any(ROWS[cell.row].mixes for cell in cells):
-        pools = {cell.pool_views for cell in cells if ROWS[cell.row].mixes}
+    pools = {r["settings"].get("pool_views") for r in records if r["settings"]["row"] in MIXING}
+    if pools:
         partners = [
             "the networks that are augmented at once"
             if pool is None
             else f"the training images' networks of {pool} view{'s' * (pool > 1)}"
-            for pool in pools
+            for pool in sorted(pools, key=lambda pool: pool or 0)
         ]
         lines.append(f"MixUp takes partners from {' or '.join(partners)}.")
-    for dataset, model, views in dict.fromkeys((c.dataset, c.model, c.views) for c in cells):
-        own = [cell for cell in cells if (cell.dataset, cell.model, cell.views) == (dataset, model, views)]
-        records = [record for cell in own if (record := read(cell)) is not None]
-        finished = [record for record in records if record["status"] == "finished"]
-        if not finished:
-            continue
-        counts = finished[0]["networks"]
-        hours = sum(record.get("processor_seconds", 0.0) for record in records) / 3600
-        chance = 100 / finished[0]["classes"]
-        line = (
-            f"{dataset}, {MODEL_LABELS[model]}, {views} view{'s' * (views > 1)}: {counts['train']} networks to train, "
-            f"{counts['validation']} to validate, {counts['test']} to test (one test network is "
-            f"{100 / counts['test']:.2f} points), {finished[0].get('parameters', 0):,} parameters, {hours:.1f} "
-            f"processor hours; chance is {chance:.1f}"
-        )
-        plain = summarise([cell for cell in own if cell.row == BASELINE]).interval
-        if plain is not None:
-            line += f", no augmentation {plain.mean - chance:+.1f} points from it"
-        lines.append(line + ".")
+    lines += [line for column in tables if (line := _note(column))]
+    if versions := mixed_versions(records):
+        lines.append(f"**These results were made by different code**: {versions}.")
     return "\n\n".join(lines)
 
 
-def markdown(tables: Sequence[Column], cells: Sequence[Cell]) -> str:
+def _note(column: Column) -> str:
+    """How large one table's model and data are."""
+    finished = [record for record in column.records if record["status"] == "finished"]
+    if not finished:
+        return ""
+    counts, hours = finished[0]["networks"], sum(r.get("processor_seconds", 0.0) for r in column.records) / 3600
+    chance = 100 / finished[0]["classes"]
+    size = f"{finished[0].get('parameters', 0):,} parameters"
+    if "flops" in finished[0]:
+        size += f", {finished[0]['flops'] / 1e6:.1f} million operations a network"
+    line = (
+        f"{column.title}: {counts['train']} networks to train, {counts['validation']} to validate, {counts['test']} to "
+        f"test (one test network is {100 / counts['test']:.2f} points), {size}, {hours:.1f} processor hours; chance is "
+        f"{chance:.1f}"
+    )
+    plain = column.rows[BASELINE].interval if BASELINE in column.rows else None
+    if plain is not None:
+        line += f", no augmentation {plain.mean - chance:+.1f} points from it"
+    return line + "."
+
+
+MIXING = frozenset(name for name, row in ROWS.items() if row.mixes)
+
+
+def mixed_versions(records: Sequence[dict[str, Any]]) -> str:
+    """Which parts of the code differ among results, and where; empty if all were made by the same."""
+    known = [record.get("fingerprint") for record in records]
+    if len({json.dumps(print_, sort_keys=True) for print_ in known}) <= 1:
+        return ""
+    without = sum(print_ is None for print_ in known)
+    parts = sorted({part for print_ in known if print_ for part in print_})
+    told = []
+    for part in parts:
+        versions = {print_[part] for print_ in known if print_ and part in print_}
+        if len(versions) > 1:
+            told.append(f"{part} in {len(versions)} versions")
+    if without:
+        told.append(f"{without} of {len(known)} results do not say by which")
+    return ", ".join(told)
+
+
+def refuse_mixed(tables: Sequence[Column]) -> None:
+    """Makes sure that all results were made by the same code.
+
+    Raises:
+        ValueError: If they were not; it says what differs.
+    """
+    if versions := mixed_versions([record for column in tables for record in column.records]):
+        raise ValueError(
+            f"results of different code in one report: {versions}; delete the older ones, and they are made again, or "
+            "leave out --one-version"
+        )
+
+
+def markdown(tables: Sequence[Column]) -> str:
     """All tables and notes."""
     parts = [f"### {column.title}\n\n{table(column)}" for column in tables]
-    return "\n\n".join([*parts, notes(cells)]) + "\n"
+    return "\n\n".join([*parts, notes(tables)]) + "\n"
 
 
-def write(cells: Sequence[Cell], path: Path, preface: str = "") -> str:
+def write(tables: Sequence[Column], path: Path, preface: str = "") -> str:
     """Writes the tables beside each other as .md, .tex and .csv.
 
     Args:
-        cells: What to show.
+        tables: What to show.
         path: The files' path without the ending.
         preface: Markdown that stands first in the .md.
 
     Returns:
         The Markdown.
     """
-    tables = columns(cells)
-    text = preface + markdown(tables, cells)
+    text = preface + markdown(tables)
     write_text(path.with_suffix(".md"), text)
     write_text(path.with_suffix(".tex"), "\n\n".join(map(latex, tables)) + "\n")
     write_text(path.with_suffix(".csv"), as_csv(tables))

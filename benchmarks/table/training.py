@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import weightaug as wa
 from benchmarks.data.store import NetworkReader, Networks
 from benchmarks.models.classifier import NetworkClassifier
 from benchmarks.models.dws import DWS
 from benchmarks.models.graph_embedding import Widths
+from benchmarks.models.perceptron import PerceptronReader, Reads
 from benchmarks.models.relation_transformer import RelationTransformer
-from benchmarks.models.settings import DWSSettings, ModelSettings
+from benchmarks.models.settings import DWSSettings, ModelName, ModelSettings, ReaderSettings
+from benchmarks.models.sign_invariant import SignInvariantDWS
 from benchmarks.table.rows import ROWS
 from benchmarks.table.settings import TrainSettings
 from weightaug.matching import canonicalize
@@ -29,6 +32,7 @@ class Training:
     """What is trained, whatever the networks are of.
 
     Args:
+        model: Name of the model.
         row: Key of ``ROWS``.
         views: Networks per image to train on; validation and test use the first view.
         seed: Of the initial weights, the order of the networks and the augmentation.
@@ -39,6 +43,7 @@ class Training:
         device: Where it is trained.
     """
 
+    model: ModelName
     row: str
     views: int
     seed: int
@@ -78,8 +83,18 @@ def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> 
     settings = cell.model_settings
     with torch.random.fork_rng():
         torch.manual_seed(cell.seed)
+        if isinstance(settings, ReaderSettings):
+            reads: dict[str, Reads] = {"mlp": "weights", "mlp-frame": "frame", "probe": "values"}
+            of_reader = asdict(settings)
+            del of_reader["learning_rate"]
+            return PerceptronReader(architecture, classes, reads=reads[cell.model], **of_reader)
         if isinstance(settings, DWSSettings):
-            return DWS(architecture, classes, **asdict(settings))
+            of_dws = asdict(settings)
+            del of_dws["statistics"]
+            if cell.model == "dws-odd":
+                kept = ("hidden", "layers", "reduction", "batch_norm")
+                return SignInvariantDWS(architecture, classes, **{name: of_dws[name] for name in kept})
+            return DWS(architecture, classes, **of_dws)
         widths = Widths(settings.node, settings.edge, settings.attention, settings.heads)
         return RelationTransformer(
             architecture,
@@ -127,7 +142,9 @@ def prepare(cell: Training, networks: Networks) -> Prepared:
     row = ROWS[cell.row]
     split = split_images(networks, cell.train)
     if row.special == "canonical":
-        networks = replace(networks, element=_canonical(networks.element))
+        networks = replace(
+            networks, element=_in_pieces(networks.element, lambda piece: wa.act(piece, canonicalize(piece)))
+        )
     if row.special == "permuted_labels":
         networks = replace(networks, labels=_shuffled(networks.labels, (split.train, split.validation), cell.seed))
     labels = networks.labels.to(cell.device)
@@ -147,10 +164,28 @@ def prepare(cell: Training, networks: Networks) -> Prepared:
     return Prepared(networks, split, of_views(cell.views), one_hot[split.train].repeat(cell.views, 1), transform)
 
 
-def _canonical(element: wa.WeightSpaceElement | NetworkReader) -> wa.WeightSpaceElement:
-    # In pieces, since the search works in double precision.
-    pieces = [element[start : start + 4096] for start in range(0, len(element), 4096)]
-    return wa.cat([wa.act(piece, canonicalize(piece)) for piece in pieces])
+def _in_pieces(
+    element: wa.WeightSpaceElement | NetworkReader, function: Callable[[wa.WeightSpaceElement], wa.WeightSpaceElement]
+) -> wa.WeightSpaceElement:
+    # Since searches work in double precision.
+    return wa.cat([function(element[start : start + 4096]) for start in range(0, len(element), 4096)])
+
+
+@torch.no_grad()
+def flops_per_network(model: NetworkClassifier, networks: wa.WeightSpaceElement) -> int:
+    """Floating point operations of the products in the scores of one network."""
+    recomputes = getattr(model, "checkpoint", None)
+    model.eval()
+    if recomputes is not None:
+        model.checkpoint = False  # type: ignore[assignment]  # the plain form, whose products are counted
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(networks)
+    finally:
+        if recomputes is not None:
+            model.checkpoint = recomputes
+        model.train()
+    return int(counter.get_total_flops()) // len(networks)
 
 
 def _shuffled(labels: Tensor, parts: tuple[Tensor, ...], seed: int) -> Tensor:
@@ -188,9 +223,19 @@ def _train(cell: Training, prepared: Prepared, progress: Callable[[int], None]) 
     if not steps:
         raise ValueError(f"{len(index)} networks do not fill one batch of {settings.batch}; take a smaller batch")
     model = build_model(cell, networks.element.architecture, networks.classes).to(cell.device)
-    model.set_statistics(networks.element[index[_spread(len(index), STATISTICS_OF)]])
+    if isinstance(cell.model_settings, ReaderSettings) or cell.model_settings.statistics:
+        model.set_statistics(networks.element[index[_spread(len(index), STATISTICS_OF)]])
+    flops = flops_per_network(model, networks.element[:2])
+    source = networks.element
+    if model.prepares:  # of networks that stay as they are, once
+        networks = replace(networks, element=_in_pieces(source, model.prepare))
+        source = networks.element if transform is None else source
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+        amsgrad=settings.amsgrad,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, settings))
     mixes_features = ROWS[cell.row].special == "feature_mixup"
@@ -207,8 +252,10 @@ def _train(cell: Training, prepared: Prepared, progress: Callable[[int], None]) 
         for epoch in range(settings.epochs):
             model.train()
             losses = []
-            for batch, wanted in _batches(networks.element, index, targets, transform, settings, ordering, augmenting):
+            for batch, wanted in _batches(source, index, targets, transform, settings, ordering, augmenting):
                 mixed = FeatureMixup.draw(len(wanted), augmenting) if mixes_features else None
+                if transform is not None:
+                    batch = model.prepare(batch)
                 with mixed.inside(model) if mixed else nullcontext():
                     scores = model(batch)
                 loss = F.cross_entropy(scores, mixed(wanted) if mixed else wanted)
@@ -243,7 +290,9 @@ def _train(cell: Training, prepared: Prepared, progress: Callable[[int], None]) 
         "validation_accuracy": best_accuracy,
         "best_epoch": best_epoch,
         "curves": curves,
+        "last_accuracy": curves["test_accuracy"][-1],
         "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": flops,
         "classes": networks.classes,
         "networks": {"train": len(index), "validation": len(split.validation), "test": len(split.test)},
     }

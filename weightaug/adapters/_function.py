@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from weightaug._modes import without_autocast
+from weightaug._modes import autocast_off
 from weightaug.adapters._effective import copied
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -76,7 +76,7 @@ def _evaluate(
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.device(x.device))
-            stack.enter_context(without_autocast(x.device))
+            stack.enter_context(autocast_off())
             copy = copied(module).eval().to(dtype)
             for name, part in copy.named_modules():
                 if isinstance(part, nn.Linear):

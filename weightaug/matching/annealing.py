@@ -24,8 +24,6 @@ def anneal(
     hot: float = 0.3,
     cold: float = 0.03,
     iterations: int = 10,
-    noise: float = 0.0,
-    seed: int = 0,
 ) -> Moves:
     """Deterministic annealing: soft moves, spaces in turns, at a falling temperature, then rounded.
 
@@ -39,17 +37,13 @@ def anneal(
         hot: The first temperature, in parts of |a||b| per hidden neuron.
         cold: The last temperature.
         iterations: Sinkhorn iterations per visit.
-        noise: Added to the scores, in temperatures: neurons that look alike part ways, and what is connected to
-            them follows. The same for all pairs.
-        seed: Of the noise.
 
     Source: graduated assignment (Gold and Rangarajan, 1996), here with signs and phases.
     """
     parts = pairs.parts()
     if len(parts) > 1:
         options: dict[str, Any] = {"steps": steps, "hot": hot, "cold": cold, "iterations": iterations}
-        return Moves.cat([anneal(part, order, **options, noise=noise, seed=seed) for part in parts])
-    tilt = [_tilt(s.size, noise, 10 * seed + i).to(pairs.a.device) for i, s in enumerate(pairs.a.architecture.hidden)]
+        return Moves.cat([anneal(part, order, **options) for part in parts])
     neurons = sum(space.size for space in pairs.a.architecture.hidden)
     unit = (pairs.bound / neurons).view(-1, 1, 1)
     soft: dict[int, tuple[Tensor, Tensor]] = {}
@@ -57,7 +51,7 @@ def anneal(
         temperature = unit * hot * (cold / hot) ** (step / max(steps - 1, 1))
         for s in order:
             rows, columns = _soft_products(pairs, s, soft)
-            soft[s] = _soften(pairs, s, rows, columns, temperature, tilt[s], iterations)
+            soft[s] = _soften(pairs, s, rows, columns, temperature, iterations)
     moves = pairs.identity()
     everyone = torch.arange(pairs.size, device=pairs.a.device)
     for s in order:
@@ -70,13 +64,6 @@ def anneal(
         flipped = hard.abs() if pairs.rules[s].sign == "even" else hard
         soft[s] = hard, flipped if shift is None else flipped * (1 - 2 * (shift & 1)).unsqueeze(2)
     return moves
-
-
-def _tilt(size: int, noise: float, seed: int) -> Tensor:
-    """Noise of very different sizes for the four options of each move: few ties break first, and the others follow."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    draws = torch.rand(2, 4, size, size, generator=generator, dtype=torch.float64, device="cpu")
-    return noise * (draws[0] - 0.5) * 10 ** (-8 * draws[1])
 
 
 def _soft_products(pairs: Pairs, slot: int, soft: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -98,7 +85,7 @@ def _soft_products(pairs: Pairs, slot: int, soft: dict[int, tuple[Tensor, Tensor
 
 
 def _soften(
-    pairs: Pairs, slot: int, rows: Tensor, columns: Tensor, temperature: Tensor, tilt: Tensor, iterations: int
+    pairs: Pairs, slot: int, rows: Tensor, columns: Tensor, temperature: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """The mean move of one space: what it does to the rows that write it and to the columns that read it."""
     rule, bias = pairs.rules[slot], pairs.view(slot).bias
@@ -117,7 +104,8 @@ def _soften(
     else:
         options, effects = [rows + columns], [(1, 1)]
     # One option at a time: a stack of them would be large enough for torch to start OpenMP threads.
-    options = [option.div_(temperature).add_(noise) for option, noise in zip(options, tilt, strict=False)]
+    for option in options:
+        option.div_(temperature)
     best = options[0].clone()
     for option in options[1:]:
         best = torch.maximum(best, option, out=best)

@@ -11,8 +11,7 @@ permutations and signs leave the rest of it alone. Maximising it minimises |a - 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +19,13 @@ from torch import Tensor
 
 from weightaug import _loops
 from weightaug.element import WeightSpaceElement
-from weightaug.group import act
 from weightaug.matching.assignment import assign_again, matmul, unknown_prices
 from weightaug.matching.moves import Moves
 from weightaug.matching.phases import phase_move, phase_table
 from weightaug.matching.rules import Rule, neighbours
+from weightaug.matching.views import Link, View, check_phases, divided, incoming_norms, power_of_two, squares_of
 
-__all__ = ["BLOCK", "Pairs", "View", "at"]
+__all__ = ["BLOCK", "Pairs", "at"]
 
 # A step counts as an improvement only above this part of |a||b|: rounding must not keep a pair going.
 _TOLERANCE = 1e-12
@@ -37,49 +36,6 @@ _SAME = 1e-5
 # Entries of score matrices that are worked on at a time on a CPU: they stay in the cache, and torch starts no
 # OpenMP team of its own below this size.
 BLOCK = 32767
-
-
-@dataclass
-class Link:
-    """What one layer says about one of its two spaces (``this``), whose other end is the hidden space ``other``.
-
-    Attributes:
-        other: Slot of the space at the other end.
-        incoming: Whether the layer writes ``this`` space (else it reads it).
-        a: Parameters of a, ``(B, n_this, n_other * kernel)``.
-        b: Parameters of b, ``(B * n_other, kernel, n_this)``: one row per neuron of the other space, so that
-            permuting them is a copy of whole rows.
-    """
-
-    other: int
-    incoming: bool
-    a: Tensor
-    b: Tensor
-
-
-@dataclass
-class View:
-    """All that the score of one hidden space needs.
-
-    Attributes:
-        rows: Inner products of the incoming parameters that no move changes, ``(B, n, n)``.
-        columns: The same for the outgoing parameters.
-        links: The layers whose other end is hidden too.
-        prices: Of the last assignment of each pair, ``(B, n)``; see :func:`assign_again`.
-        bias: The two biases ``(B, n)`` that phases move, or None.
-        half_period: In the scale of each pair, ``(B,)``; None without phases.
-        phases: See :meth:`Pairs._phases`, ``(B, 4, n, n)``.
-        sides: The links as the compiled loops read them; see :meth:`Pairs._side`.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    links: list[Link]
-    prices: Tensor
-    bias: tuple[Tensor, Tensor] | None
-    half_period: Tensor | None = None
-    phases: Tensor | None = None
-    sides: list[tuple[list[Link], Tensor, Tensor]] | None = None
 
 
 _Block = slice | Tensor  # some of the pairs
@@ -103,14 +59,14 @@ class Pairs:
     """
 
     def __init__(self, a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule]) -> None:
-        _check_phases(a, rules)
-        _check_phases(b, rules)
-        self.scale = torch.maximum(_power(a), _power(b))
+        check_phases(a, rules)
+        check_phases(b, rules)
+        self.scale = torch.maximum(power_of_two(a), power_of_two(b))
         self._given = a, b
-        self.a, self.b, self.rules = _divided(a, self.scale), _divided(b, self.scale), tuple(rules)
-        squares = _squares(self.a.weights), _squares(self.b.weights)
+        self.a, self.b, self.rules = divided(a, self.scale), divided(b, self.scale), tuple(rules)
+        squares = squares_of(self.a.weights), squares_of(self.b.weights)
         self._same_weights = (squares[0] - squares[1]).abs() <= _SAME * squares[0]
-        norms = _squares(self.a.tensors()).sqrt(), _squares(self.b.tensors()).sqrt()
+        norms = squares_of(self.a.tensors()).sqrt(), squares_of(self.b.tensors()).sqrt()
         bound = norms[0] * norms[1]  # of every score
         self._largest = torch.maximum(*norms).clamp_min(torch.finfo(a.dtype).tiny)
         self.size = a.batch_shape[0]
@@ -144,7 +100,7 @@ class Pairs:
         maybe = self._same_weights.nonzero().squeeze(1)
         if len(maybe) == 0:
             return maybe
-        norms = [_incoming(x[maybe], self.rules) for x in (self.a, self.b)]
+        norms = [incoming_norms(x[maybe], self.rules) for x in (self.a, self.b)]
         same = torch.ones_like(maybe, dtype=torch.bool)
         tied = torch.zeros_like(same)
         for p, q in zip(*norms, strict=True):
@@ -152,12 +108,6 @@ class Pairs:
             same &= ((p - q).abs() <= near).all(1)
             tied |= (p.diff(dim=1) <= near).any(1) | (p <= near).any(1)  # or a sign that no input decides
         return maybe[same & tied]
-
-    def apart(self, moves: Moves) -> Tensor:
-        """Squared distances after these moves, in parts of the squared norms, ``(B,)``."""
-        b = self._given[1]
-        moved = _divided(act(b, moves.group(b.architecture)), self.scale)
-        return _squares(x - y for x, y in zip(self.a.tensors(), moved.tensors(), strict=True)) / self.bound
 
     def _prepared(self, slot: int) -> View:
         a, b, wiring = self.a, self.b, self.a.architecture.wiring
@@ -498,51 +448,3 @@ def _picker(block: _Block | None) -> _Pick:
     if isinstance(block, slice):
         return lambda t: t[block]
     return lambda t: t.index_select(0, block)
-
-
-def _squares(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of all squares of each network, ``(B,)``."""
-    return torch.stack([t.flatten(1).square().sum(-1) for t in tensors]).sum(0)
-
-
-def _incoming(x: WeightSpaceElement, rules: Sequence[Rule]) -> list[Tensor]:
-    """Per hidden space the sorted squared norms of what neurons read, without biases that phases move, ``(B, n)``."""
-    wiring, result = x.architecture.wiring, []
-    for slot, rule in enumerate(rules):
-        total = torch.zeros(len(x), x.architecture.hidden[slot].size, dtype=x.dtype, device=x.device)
-        for l, (weight, bias) in enumerate(zip(x.weights, x.biases, strict=True)):
-            if wiring.write_slots[l] != slot:
-                continue
-            total += weight.flatten(2).square().sum(-1)
-            if bias is not None and not (rule.half_period is not None and wiring.bias_carriers[slot] == l):
-                total += bias.square()
-        result.append(total.sort(1).values)
-    return result
-
-
-def _power(x: WeightSpaceElement) -> Tensor:
-    """A power of two near the largest entry of each network, ``(B,)``; 1 for a network of zeros."""
-    largest = torch.stack([t.abs().flatten(1).amax(1) for t in x.tensors() if t.shape[1:].numel()]).amax(0)
-    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000)
-    return torch.ldexp(torch.ones_like(largest), exponent).where(largest > 0, 1.0)
-
-
-def _divided(x: WeightSpaceElement, scale: Tensor) -> WeightSpaceElement:
-    return x.map(lambda t: t / scale.view(-1, *(1,) * (t.dim() - 1)))
-
-
-def _check_phases(x: WeightSpaceElement, rules: Sequence[Rule]) -> None:
-    wiring = x.architecture.wiring
-    for slot, rule in enumerate(rules):
-        carrier = wiring.bias_carriers[slot]
-        if rule.half_period is None or carrier is None:
-            continue
-        bias = x.biases[carrier]
-        assert bias is not None
-        most = rule.half_period * 2.0**50
-        if not bool((bias.abs() < most).all()):
-            raise ValueError(
-                f"{x.architecture.layers[carrier].name}.bias: expected less than {most:.3g} (2^50 half periods of its "
-                f"activation) to match phases, got {float(bias.abs().max()):.3g}, where a half period is lost in "
-                "rounding; use symmetry=('permutation', 'sign')"
-            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,10 +30,6 @@ STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "
 DEFAULT_STARTS = ("forward",)
 INVARIANT_STARTS = ("forward", "backward", "canonical")
 _KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns; fewer mostly fall back
-
-_TIE_BREAKS = 4  # tries to settle ties, for pairs that may be copies
-_NEARLY_HARD: dict[str, Any] = {"steps": 8, "hot": 1e-3, "cold": 1e-5, "noise": 1.0}
-_EXACT = 1e-10  # relative squared distance of what counts as a copy
 
 _PIECE = 512  # pairs that are prepared at a time
 _CHUNK = 256  # pairs that a thread works on at a time
@@ -324,24 +320,17 @@ def solve(
             reached = torch.maximum(value, reached)
 
         def consider_ties() -> None:
-            # Copies with neurons that look alike: soft moves leave a tie open until something that it touches decides.
+            # Copies with neurons that look alike have the same canonical form, which settles every tie alike.
             nonlocal best, reached
             where = pairs.tied_copies()
-            for seed in range(_TIE_BREAKS):
-                if len(where) == 0:
-                    return
-                part = pairs.part(where)
-                if seed == 0:
-                    frames = canonicalize(a[chunk][where]).inverse() @ canonicalize(b[chunk][where])
-                    found = Moves.of(frames, part.b, rules)
-                else:
-                    found = anneal(part, forward, **_NEARLY_HARD, seed=seed)
-                found = part.descend(found, max_sweeps=max_sweeps)
-                value = part.objective(found)
-                found = found.where(value > reached[where], best[where])
-                best.put(where, found)
-                reached[where] = torch.maximum(value, reached[where])
-                where = where[part.apart(found) > _EXACT]
+            if len(where) == 0:
+                return
+            x, y = (to_representative(e[chunk][where], rules, torch.float32) for e in (a, b))
+            part = pairs.part(where)
+            found = part.descend(Moves.of(x.inverse() @ y, part.b, rules), max_sweeps=max_sweeps)
+            value = part.objective(found)
+            best.put(where, found.where(value > reached[where], best[where]))
+            reached[where] = torch.maximum(value, reached[where])
 
         for moves in given:
             consider(moves[chunk])

@@ -2,8 +2,10 @@
 
 from weightaug.transforms.alignment import AlignTo
 from weightaug.transforms.base import Params, Preserves, Transform, slice_params
-from weightaug.transforms.compose import Compose, OneOf, RandomApply, RandomOrder
+from weightaug.transforms.compose import Compose, OneOf, RandomApply, RandomOrder, SomeOf
+from weightaug.transforms.function import Lambda
 from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
+from weightaug.transforms.grid import Dihedral, Flip, Rotate90
 from weightaug.transforms.labels import LabelSmoothing
 from weightaug.transforms.linear import HeadPermutation, HeadRotation, LoRAGauge
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
@@ -11,18 +13,22 @@ from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
 from weightaug.transforms.refit import Refit, RefitParams
 from weightaug.transforms.standardize import Standardize
 from weightaug.transforms.symmetry import Permute, ReLUScale, SirenBias, SirenNegation
+from weightaug.transforms.views import TestTime, TwoViews
 
 __all__ = [
     "Affine",
     "AlignTo",
     "AlignedMixup",
     "Compose",
+    "Dihedral",
     "Dropout",
+    "Flip",
     "GaussianNoise",
     "HeadPermutation",
     "HeadRotation",
     "InputMap",
     "LabelSmoothing",
+    "Lambda",
     "LoRAGauge",
     "MixParams",
     "Mixup",
@@ -40,12 +46,16 @@ __all__ = [
     "RefitParams",
     "Reflect",
     "Rotate",
+    "Rotate90",
     "Scale",
     "SelfMixup",
     "SirenBias",
     "SirenNegation",
+    "SomeOf",
     "Standardize",
+    "TestTime",
     "Transform",
     "Translate",
+    "TwoViews",
     "slice_params",
 ]

@@ -30,8 +30,8 @@ class AlignTo(Transform):
     ``Compose`` therefore refuses after it.
 
     Args:
-        frame: A :class:`weightaug.matching.Frame` with one reference, or the folder of one. A frame that was loaded
-            from a folder is written as that folder by ``repr`` and ``asdict``; others have no such form.
+        frame: A :class:`weightaug.matching.Frame` with one reference, or the folder of one. A frame loaded from a
+            folder is written as that folder by ``repr`` and ``asdict``; others have no such form.
 
     Raises:
         TypeError: If the frame is something else.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from weightaug._arguments import check_element, check_generator
@@ -148,7 +149,7 @@ class Transform(ABC):
         if generator is not None:
             check_generator(generator)
         for target in targets:
-            if isinstance(target, torch.Generator):
+            if not isinstance(target, Tensor) and isinstance(target, torch.Generator):
                 raise TypeError(
                     f"{type(self).__name__}: a generator came in the place of a target; write generator=..."
                 )

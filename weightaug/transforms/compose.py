@@ -17,7 +17,7 @@ from weightaug.element import WeightSpaceElement
 from weightaug.transforms import draws, settings
 from weightaug.transforms.base import Params, Preserves, Transform
 
-__all__ = ["Compose", "OneOf", "RandomApply", "RandomOrder"]
+__all__ = ["Compose", "OneOf", "RandomApply", "RandomOrder", "SomeOf"]
 
 
 def _select(chosen: Tensor, new: WeightSpaceElement, old: WeightSpaceElement) -> WeightSpaceElement:
@@ -258,6 +258,70 @@ class OneOf(_Container):
             changed = transform.apply_targets(targets, inner)
             results = [_select_target(choice == i, new, old) for new, old in zip(changed, results, strict=True)]
         return tuple(results)
+
+
+@dataclass(frozen=True)
+class SomeOf(_Container):
+    """Applies some of several transforms to each network, in their order, drawn per network without repetition.
+
+    All are computed for all networks, so that nothing depends on the host: the cost is their sum.
+
+    Args:
+        transforms: At least one transform.
+        count: How many are applied, from 0 to all; or a range ``(fewest, most)``, both ends included.
+
+    Raises:
+        ValueError: If there is no transform, or the count does not fit.
+
+    Example:
+        >>> import weightaug as wa
+        >>> two = wa.SomeOf([wa.Permute(), wa.SirenNegation(), wa.GaussianNoise(0.05)], count=2)
+        >>> two.preserves.name
+        'NOTHING'
+    """
+
+    transforms: Sequence[Transform]
+    count: int | Sequence[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.transforms:
+            raise ValueError("SomeOf needs at least one transform, got an empty list")
+        settings.number_or_range(self, "count", 0, len(self.transforms), whole=True)
+        low, high = self._ends()
+        if not 0 <= low <= high <= len(self.transforms):
+            raise ValueError(f"SomeOf: count must be in [0, {len(self.transforms)}], got {self.count}")
+
+    def _ends(self) -> tuple[int, int]:
+        if isinstance(self.count, Sequence):
+            low, high = self.count
+            return low, high
+        return self.count, self.count
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> Params:
+        self.check(element.architecture)
+        rank = draws.orders(element, (*element.batch_shape, len(self.transforms)), generator)
+        chosen = rank < draws.integers(element, (1,), *self._ends(), generator=generator)
+        last_reader = max((i for i, t in enumerate(self.transforms) if t.reads_values), default=0)
+        drawn = []
+        for i, transform in enumerate(self.transforms):
+            drawn.append(transform.sample(element, generator=generator))
+            if i < last_reader:
+                element = _select(chosen[..., i], transform.apply(element, drawn[-1]), element)
+        return chosen, tuple(drawn)
+
+    def apply(self, element: WeightSpaceElement, params: Params) -> WeightSpaceElement:
+        chosen, drawn = params
+        for i, (transform, inner) in enumerate(zip(self.transforms, drawn, strict=True)):
+            element = _select(chosen[..., i], transform.apply(element, inner), element)
+        return element
+
+    def apply_targets(self, targets: tuple[Any, ...], params: Params) -> tuple[Any, ...]:
+        chosen, drawn = params
+        for i, (transform, inner) in enumerate(zip(self.transforms, drawn, strict=True)):
+            changed = transform.apply_targets(targets, inner)
+            targets = tuple([_select_target(chosen[..., i], n, o) for n, o in zip(changed, targets, strict=True)])
+        return targets
 
 
 @dataclass(frozen=True)

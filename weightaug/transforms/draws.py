@@ -64,8 +64,8 @@ def uniform(
 def chance(element: WeightSpaceElement, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """Uniform in [0, 1) in double precision, so that p = 1 and p = 0 mean always and never."""
     device = place(element, generator)
-    drawn = torch.rand((*element.batch_shape, *shape), dtype=torch.float64, generator=generator, device=device)
-    return drawn.to(element.device)
+    drawn = torch.empty((*element.batch_shape, *shape), dtype=torch.float64, device=device)
+    return drawn.uniform_(generator=generator).to(element.device)
 
 
 def normal(
@@ -103,8 +103,8 @@ def integers(
 ) -> Tensor:
     """Uniform integers in [low, high], both ends included, as int64."""
     device = place(element, generator)
-    drawn = torch.randint(low, high + 1, (*element.batch_shape, *shape), generator=generator, device=device)
-    return drawn.to(element.device)
+    drawn = torch.empty((*element.batch_shape, *shape), dtype=torch.int64, device=device)
+    return drawn.random_(low, high + 1, generator=generator).to(element.device)
 
 
 def permutations(element: WeightSpaceElement, sizes: Sequence[int], generator: torch.Generator | None) -> list[Tensor]:
@@ -136,7 +136,12 @@ def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator |
     if alpha == 1.0:
         return uniform(element, (), 0.0, 1.0, generator)
     # torch has no Beta with a generator; one number per network is little enough for the host.
+    values: Tensor = _inverse_beta(alpha, chance(element, (), generator).cpu())
+    return values.to(element.device, wide(element.dtype))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _inverse_beta(alpha: float, share: Tensor) -> Tensor:
     from scipy.special import betaincinv
 
-    values = betaincinv(alpha, alpha, chance(element, (), generator).cpu().numpy())
-    return torch.from_numpy(np.asarray(values)).to(element.device, wide(element.dtype))
+    return torch.from_numpy(np.asarray(betaincinv(alpha, alpha, share.numpy())))

@@ -103,9 +103,42 @@ def _about(matrix: Tensor, center: Sequence[float] | None) -> InputMap:
     return InputMap(matrix, point - matrix @ point)
 
 
+def _ends(value: float | Sequence[float], middle: float = 0.0) -> tuple[float, float]:
+    """A range as it was given, or the one around a middle that a single number means."""
+    if isinstance(value, Sequence):
+        low, high = value
+        return low, high
+    return middle - value, middle + value
+
+
+def _shift(element: WeightSpaceElement, amount: float | Sequence[float], generator: torch.Generator | None) -> Tensor:
+    """Shifts ``(*batch, d)``: see :class:`Translate`."""
+    shift = draws.uniform(element, (_dimension(element),), -1.0, 1.0, generator)
+    if isinstance(amount, Sequence):
+        return shift * torch.tensor(amount, dtype=shift.dtype, device=shift.device)
+    return shift * amount
+
+
+def _check_amount(name: str, amount: float | Sequence[float], architecture: Architecture) -> None:
+    d = architecture.inputs[0].size
+    if isinstance(amount, Sequence) and len(amount) != d:
+        raise ValueError(f"{name} has {len(amount)} numbers, the networks have {d} inputs; expected one for each")
+
+
+def _amounts(owner: object, name: str) -> None:
+    """A setting must be a largest shift, or one for every input."""
+    value = getattr(owner, name)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return settings.number(owner, name, 0)
+    settings.sequence(owner, name)
+    for entry in getattr(owner, name):
+        settings.checked_number(f"{type(owner).__name__}: {name}: every entry", entry, 0, math.inf)
+    return None
+
+
 def _rotation(
     element: WeightSpaceElement,
-    degrees: float | None,
+    degrees: float | Sequence[float] | None,
     axis: Sequence[float] | None,
     generator: torch.Generator | None,
 ) -> Tensor:
@@ -117,8 +150,8 @@ def _rotation(
         q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)  # makes it Haar on O(d)
         flip = torch.linalg.det(q).sign().unsqueeze(-1)
         return torch.cat([q[..., :1] * flip.unsqueeze(-1), q[..., 1:]], dim=-1)
-    bound = math.radians(degrees)
-    angle = draws.uniform(element, (), -bound, bound, generator)[..., None, None]
+    low, high = (math.radians(end) for end in _ends(degrees))
+    angle = draws.uniform(element, (), low, high, generator)[..., None, None]
     if d == 2:
         u, v = torch.eye(2, dtype=angle.dtype, device=angle.device).unbind()
     elif axis is not None:
@@ -152,13 +185,13 @@ def _plane_across(axis: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
 class Rotate(_Geometry):
     """Rotates the input: the new network at x is the old one at R x. Preserves the function up to R.
 
-    Works for any number of inputs from 2 on. Draws per network an angle, uniform in [-degrees, degrees],
-    and the plane that it turns: the only one in 2-D, the one across ``axis`` in 3-D if given, otherwise
-    uniform among all. ``degrees=None`` draws uniformly from all rotations, SO(d). W1 becomes W1 R.
+    Works for any number of inputs from 2 on. Draws per network an angle, uniform in [-degrees, degrees] or in the
+    range that is given, and the plane that it turns: the only one in 2-D, the one across ``axis`` in 3-D if given,
+    otherwise uniform among all. ``degrees=None`` draws uniformly from all rotations, SO(d). W1 becomes W1 R.
     Source: paper section 3 (which rotates in 2-D only).
 
     Args:
-        degrees: Largest angle, at least 0; None for uniform rotations.
+        degrees: Largest angle, at least 0, or a range ``(lowest, highest)``; None for uniform rotations.
         axis: Fixed axis in 3-D, for example ``(0.0, 0.0, 1.0)``; it need not be a unit vector.
         center: The point that stays in place; None for the origin.
 
@@ -167,13 +200,13 @@ class Rotate(_Geometry):
             setting is out of range.
     """
 
-    degrees: float | None = 30.0
+    degrees: float | Sequence[float] | None = 30.0
     axis: Sequence[float] | None = None
     center: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.degrees is not None:
-            settings.number(self, "degrees", 0)
+            settings.number_or_range(self, "degrees", 0, math.inf)
         settings.sequence(self, "axis")
         settings.sequence(self, "center")
         if self.axis is not None and (len(self.axis) != 3 or not any(self.axis) or self.degrees is None):
@@ -207,19 +240,22 @@ class Translate(_Geometry):
     layer only, where it is exact at any depth. Source: paper appendix D.
 
     Args:
-        amount: Largest shift, in units of the input, at least 0.
+        amount: Largest shift, in units of the input, at least 0; or one for every input, ``(dx, dy)``.
     """
 
-    amount: float = 0.25
+    amount: float | Sequence[float] = 0.25
     _shifts = True
 
     def __post_init__(self) -> None:
-        settings.number(self, "amount", 0)
+        _amounts(self, "amount")
+
+    def check(self, architecture: Architecture) -> None:
+        super().check(architecture)
+        _check_amount("Translate: amount", self.amount, architecture)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
-        d = _dimension(element)
-        return InputMap(shift=draws.uniform(element, (d,), -self.amount, self.amount, generator))
+        return InputMap(shift=_shift(element, self.amount, generator))
 
 
 @dataclass(frozen=True)
@@ -229,19 +265,19 @@ class Scale(_Geometry):
     Draws s per network, uniform in [1 - amount, 1 + amount]. Source: paper appendix D.
 
     Args:
-        amount: Largest deviation from 1, in [0, 1).
+        amount: Largest deviation from 1, in [0, 1); or a range of factors above 0, ``(0.8, 1.2)``.
         per_axis: Draw a factor for every input instead of one for all.
         signed_distance: Also divide the output by s, so that a signed distance stays one.
         center: The point that stays in place; None for the origin.
     """
 
-    amount: float = 0.2
+    amount: float | Sequence[float] = 0.2
     per_axis: bool = False
     signed_distance: bool = False
     center: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        settings.number(self, "amount", 0, 1, ends="[)")  # 1 could scale by 0
+        settings.number_or_range(self, "amount", 0, 1, ends="[)", least=0)  # a factor of 0 would lose everything
         settings.flag(self, "per_axis")
         settings.flag(self, "signed_distance")
         settings.sequence(self, "center")
@@ -261,7 +297,7 @@ class Scale(_Geometry):
         self.check(element.architecture)
         d = _dimension(element)
         count = d if self.per_axis else 1
-        factor = draws.uniform(element, (count,), 1 - self.amount, 1 + self.amount, generator)
+        factor = draws.uniform(element, (count,), *_ends(self.amount, 1.0), generator=generator)
         placed = _about(torch.diag_embed(factor.expand(*factor.shape[:-1], d)), self.center)
         return replace(placed, value_factor=factor[..., 0].reciprocal()) if self.signed_distance else placed
 
@@ -296,23 +332,23 @@ class Affine(_Geometry):
     uniform in [-translate, translate].
 
     Args:
-        degrees: Largest angle, at least 0; None for uniform rotations.
-        translate: Largest shift, at least 0.
-        scale: Largest deviation of the factors from 1, in [0, 1).
+        degrees: Largest angle, at least 0, or a range; None for uniform rotations.
+        translate: Largest shift, at least 0; or one for every input.
+        scale: Largest deviation of the factors from 1, in [0, 1); or a range of factors.
         shear: Largest shear, at least 0.
     """
 
-    degrees: float | None = 30.0
-    translate: float = 0.25
-    scale: float = 0.2
+    degrees: float | Sequence[float] | None = 30.0
+    translate: float | Sequence[float] = 0.25
+    scale: float | Sequence[float] = 0.2
     shear: float = 0.1
     _shifts = True
 
     def __post_init__(self) -> None:
         if self.degrees is not None:
-            settings.number(self, "degrees", 0)
-        settings.number(self, "translate", 0)
-        settings.number(self, "scale", 0, 1, ends="[)")
+            settings.number_or_range(self, "degrees", 0, math.inf)
+        _amounts(self, "translate")
+        settings.number_or_range(self, "scale", 0, 1, ends="[)", least=0)
         settings.number(self, "shear", 0)
 
     def check(self, architecture: Architecture) -> None:
@@ -321,13 +357,14 @@ class Affine(_Geometry):
             raise ValueError(
                 "Affine needs at least 2 inputs, got input space of size 1; use Compose([Scale(), Translate()])"
             )
+        _check_amount("Affine: translate", self.translate, architecture)
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> InputMap:
         self.check(element.architecture)
         d = _dimension(element)
         rotation = _rotation(element, self.degrees, None, generator)
         upper = draws.uniform(element, (d, d), -self.shear, self.shear, generator).triu(1)
-        factor = draws.uniform(element, (d,), 1 - self.scale, 1 + self.scale, generator)
+        factor = draws.uniform(element, (d,), *_ends(self.scale, 1.0), generator=generator)
         eye = torch.eye(d, dtype=factor.dtype, device=factor.device)
         matrix = rotation @ (eye + upper) * factor.unsqueeze(-2)
-        return InputMap(matrix, draws.uniform(element, (d,), -self.translate, self.translate, generator))
+        return InputMap(matrix, _shift(element, self.translate, generator))

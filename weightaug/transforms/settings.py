@@ -6,10 +6,21 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from weightaug._fields import as_bool, as_integer, as_number
+from weightaug._fields import as_bool, as_integer, as_integers, as_number
 from weightaug.transforms.base import Transform
 
-__all__ = ["choice", "flag", "instance", "integer", "number", "sequence", "symmetry"]
+__all__ = [
+    "choice",
+    "flag",
+    "instance",
+    "integer",
+    "integers",
+    "number",
+    "number_or_range",
+    "put",
+    "sequence",
+    "symmetry",
+]
 
 _SYMMETRIES = ("auto", "permutation", "sign", "phase", "scale")
 
@@ -59,6 +70,37 @@ def sequence(owner: object, name: str) -> None:
         raise TypeError(f"{_title(owner, name)} must be a tuple of numbers or None, got {value!r}")
     title = f"{_title(owner, name)}: every entry"
     put(owner, name, tuple([checked_number(title, v, -math.inf, math.inf) for v in value]))
+
+
+def integers(owner: object, name: str, low: float = -math.inf) -> None:
+    """A setting must be whole numbers in a row, not below ``low``, or None."""
+    value = getattr(owner, name)
+    if value is not None:
+        title = f"{_title(owner, name)}: every entry"
+        numbers = as_integers(value, _title(owner, name))
+        put(owner, name, tuple([int(checked_number(title, v, low, math.inf)) for v in numbers]))
+
+
+def number_or_range(
+    owner: object,
+    name: str,
+    low: float,
+    high: float,
+    *,
+    ends: str = "[]",
+    least: float = -math.inf,
+    whole: bool = False,
+) -> None:
+    """A setting must be a number between two ends, or a range: two numbers in ascending order, above ``least``."""
+    value = getattr(owner, name)
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)) or getattr(value, "shape", None) == ():
+        return integer(owner, name, low, high) if whole else number(owner, name, low, high, ends=ends)
+    (integers if whole else sequence)(owner, name)
+    numbers = getattr(owner, name)
+    if len(numbers) != 2 or not least < numbers[0] <= numbers[1]:
+        above = f", both above {least:g}" if math.isfinite(least) else ""
+        raise ValueError(f"{_title(owner, name)} must be one number or (lowest, highest){above}, got {numbers}")
+    return None
 
 
 def choice(owner: object, name: str, allowed: Collection[str]) -> None:

@@ -179,19 +179,19 @@ class SirenBias(_Symmetry):
     that it never sees at test time. The paper's code uses {-4, ..., 3}; the default here is 1.
 
     Args:
-        k_max: Largest number of half periods, at least 0.
+        k_max: Largest number of half periods, at least 0; or a range, both ends included: ``(-4, 3)``.
         p: Probability that a neuron is shifted, in [0, 1].
 
     Raises:
         ValueError: If no hidden space has a periodic activation and a bias, or a setting is out of range.
     """
 
-    k_max: int = 1
+    k_max: int | Sequence[int] = 1
     p: float = 1.0
     _needs = "a sine or cosine activation, and a bias that writes the space"
 
     def __post_init__(self) -> None:
-        settings.integer(self, "k_max", 0, 2**31)
+        settings.number_or_range(self, "k_max", 0, 2**31, whole=True)
         settings.number(self, "p", 0, 1)
 
     def _fits(self, architecture: Architecture, slot: int) -> bool:
@@ -203,7 +203,8 @@ class SirenBias(_Symmetry):
         architecture = element.architecture
         slots = self._slots(architecture) or self._refuse(architecture)
         neurons = sum(_count(architecture, slot) for slot in slots)
-        shifts = draws.integers(element, (neurons,), -self.k_max, self.k_max, generator)
+        low, high = self.k_max if isinstance(self.k_max, Sequence) else (-self.k_max, self.k_max)
+        shifts = draws.integers(element, (neurons,), low, high, generator)
         if self.p < 1:
             shifts = shifts * draws.bernoulli(element, (neurons,), self.p, generator).long()
         return _group(architecture, shift=_scatter(architecture, slots, shifts))
