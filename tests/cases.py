@@ -15,8 +15,11 @@ from weightaug import (
     Dropout,
     Flip,
     GaussianNoise,
+    HeadPermutation,
+    HeadRotation,
     LabelSmoothing,
     Lambda,
+    LoRAGauge,
     Mixup,
     OneOf,
     Permute,
@@ -146,3 +149,6 @@ CASES = [
     Case(Translate((0.0, 0.5)), inputs=(2,), bias=True),
     Case(SirenBias((-4, 3)), "phase", neutral=SirenBias((0, 0))),
 ]
+
+# For architectures that are declared tensor by tensor; test_tracing and test_lora hold them to the laws.
+DECLARED: list[type[Transform]] = [HeadPermutation, HeadRotation, LoRAGauge]

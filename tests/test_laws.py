@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weightaug
-from tests.cases import CASES, Case
+from tests.cases import CASES, DECLARED, Case
 from weightaug import Activation, Architecture, Transform
 from weightaug.testing import architectures, assert_close, assert_equal, check_transform, elements, random_element
 from weightaug.testing.laws import tensors_of
@@ -37,7 +37,7 @@ def targets_for(batch: torch.Size) -> list[torch.Tensor]:
 
 
 def test_no_public_transform_is_missing_from_the_table():
-    tested = {type(case.transform) for case in CASES}
+    tested = {type(case.transform) for case in CASES} | set(DECLARED)
     public = {
         value
         for value in vars(weightaug).values()

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from weightaug._conventions import convert
-from weightaug.architecture import Activation, Architecture, Layer, Space
+from weightaug.architecture import Activation, Architecture, Layer, Space, TensorSpec
 from weightaug.calibration import calibrate
 from weightaug.element import WeightSpaceElement, cat, collate, stack
 from weightaug.evaluation import psnr, render
@@ -19,8 +19,11 @@ from weightaug.transforms import (
     Dropout,
     Flip,
     GaussianNoise,
+    HeadPermutation,
+    HeadRotation,
     LabelSmoothing,
     Lambda,
+    LoRAGauge,
     Mixup,
     OneOf,
     Permute,
@@ -69,10 +72,13 @@ __all__ = [
     "Flip",
     "GaussianNoise",
     "GroupElement",
+    "HeadPermutation",
+    "HeadRotation",
     "Kind",
     "LabelSmoothing",
     "Lambda",
     "Layer",
+    "LoRAGauge",
     "Mixup",
     "OneOf",
     "Permute",
@@ -95,6 +101,7 @@ __all__ = [
     "SomeOf",
     "Space",
     "Standardize",
+    "TensorSpec",
     "TestTime",
     "Transform",
     "Translate",

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from weightaug._axes import TensorSpec
 from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
+from weightaug._table import Plan, check_table, expand_layers, plan_table
 
-__all__ = ["Activation", "Architecture", "Layer", "Space"]
+__all__ = ["Activation", "Architecture", "Layer", "Space", "TensorSpec"]
 
 
 class _Traits(NamedTuple):
@@ -59,6 +61,16 @@ _KNOWN: dict[str, _Traits] = {
     "mish": _Traits(F.mish),
 }
 
+# What stands in the place of an activation where something else meets the neurons; none can be evaluated here.
+# Each name: the part of the invertible maps that passes it, besides permutations.
+_OTHERS: dict[str, _Traits] = {
+    "batch_norm": _Traits(F.relu, homogeneous=True),
+    "rms_norm": _Traits(torch.sin, odd=True),
+    "positive": _Traits(F.relu, homogeneous=True),
+    "sign": _Traits(torch.sin, odd=True),
+    **dict.fromkeys(("layer_norm", "group_norm", "softmax", "shared"), _Traits(F.gelu)),
+}
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -85,7 +97,7 @@ class Activation:
         put(self, "omega", as_number(self.omega, f"activation {self.name!r}: omega"))
         if not (math.isfinite(self.omega) and self.omega > 0):
             raise ValueError(f"activation {self.name!r}: omega must be a positive finite number, got {self.omega!r}")
-        if self.name not in _KNOWN:
+        if self.name not in _KNOWN and self.name not in _OTHERS:
             near = difflib.get_close_matches(self.name, _KNOWN, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             warnings.warn(
@@ -102,7 +114,7 @@ class Activation:
 
     @property
     def _traits(self) -> _Traits | None:
-        return _KNOWN.get(self.name)
+        return _KNOWN.get(self.name) or _OTHERS.get(self.name)
 
     @property
     def is_known(self) -> bool:
@@ -153,7 +165,7 @@ class Activation:
         Raises:
             ValueError: If the activation is unknown.
         """
-        traits = self._traits
+        traits = _KNOWN.get(self.name)
         if traits is None:
             raise ValueError(
                 f"cannot evaluate the unknown activation {self.name!r}; known: {', '.join(sorted(_KNOWN))}"
@@ -186,7 +198,14 @@ class Space:
         size: Number of neurons, at least 1.
         activation: The non-linearity after the sum of everything that writes the space. None marks a
             fixed space, an input or an output, whose neurons have a meaning of their own. A name stands for
-            the activation of that name.
+            the activation of that name. A norm stands here too, where it decides what
+            passes: ``"batch_norm"``, ``"layer_norm"``, ``"rms_norm"``, ...
+        permutes_with: A space whose permutation it shares, with factors of its own: the signals before and
+            after a BatchNorm, the two branches of a gated unit.
+        within: A space each of whose positions holds its own copy, moved independently: channels of a group,
+            the inside of a head.
+        linear: Whether any invertible map of the neurons keeps the function (``Activation("identity")``, and
+            nothing acts on single neurons): the rank of a low-rank pair, the inside of QK and VO.
 
     Raises:
         TypeError: If a field is of another type.
@@ -195,6 +214,16 @@ class Space:
     name: str
     size: int
     activation: Activation | None = None
+    permutes_with: str | None = None
+    within: str | None = None
+    linear: bool = False
+
+    @property
+    def symmetries(self) -> tuple[str, ...]:
+        """Those of the activation, and ``"maps"`` for a linear space; none for a fixed one."""
+        if self.activation is None:
+            return ()
+        return self.activation.symmetries + (("maps",) if self.linear else ())
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -268,8 +297,10 @@ class Architecture:
 
     Args:
         spaces: All spaces. Those without an activation are inputs (never written) or outputs (never read).
-        layers: All layers, in the order in which an element stores their parameters.
+        layers: All layers, in the order in which an element stores their parameters; the short way to write a
+            multi-layer perceptron. Empty for an architecture that is declared tensor by tensor.
         output_offset: Constant that is added to every output (0.5 in the INRs of DWSNets and the paper).
+        tensors: Every tensor, and what its axes follow. Layers expand to it; give one or the other.
         convention: Name of the convention of coordinates and values that the networks follow, where it is known;
             see :func:`weightaug.convert`. Networks of different conventions are of different architectures.
 
@@ -278,6 +309,11 @@ class Architecture:
         inputs: The spaces that no layer writes.
         outputs: The spaces that no layer reads.
         num_parameters: Number of weights and biases of one network.
+        masters: For each hidden space, the position in ``hidden`` of the one whose permutation it follows.
+        outers: For each hidden space, the position in ``hidden`` of the one that it lies within; None if it lies
+            within none, or a fixed one.
+        outer_sizes: For each hidden space, the number of copies of it; None if it lies within none.
+        module: What evaluates the networks of a traced architecture: a module without values. None otherwise.
 
     Raises:
         TypeError: If a field is of another type.
@@ -286,8 +322,9 @@ class Architecture:
     """
 
     spaces: tuple[Space, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = ()
     output_offset: float = 0.0
+    tensors: tuple[TensorSpec, ...] = ()
     convention: str | None = field(default=None, kw_only=True)
 
     # What follows from them. Every transform asks for it in every call, so it is worked out once.
@@ -296,6 +333,11 @@ class Architecture:
     outputs: tuple[Space, ...] = field(init=False, repr=False, compare=False)
     num_parameters: int = field(init=False, repr=False, compare=False)
     wiring: Wiring = field(init=False, repr=False, compare=False)
+    plan: tuple[Plan, ...] = field(init=False, repr=False, compare=False)
+    masters: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    outers: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
+    outer_sizes: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
+    module: nn.Module | None = field(init=False, repr=False, compare=False, default=None)
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -306,26 +348,44 @@ class Architecture:
         if self.convention is not None:
             put(self, "convention", as_text(self.convention, "convention"))
         self._check_fields()
-        put(self, "wiring", self._wire())
+        put(self, "tensors", tuple(self.tensors) or expand_layers(self.spaces, self.layers))
+        put(self, "wiring", self._wire() if self.layers else self._wire_table())
         for kind in ("hidden", "inputs", "outputs"):
             put(self, kind, tuple(self.spaces[i] for i in getattr(self.wiring, kind)))
-        shapes = [s for l in range(len(self.layers)) for s in (self.weight_shape(l), self.bias_shape(l)) if s]
-        put(self, "num_parameters", sum(math.prod(shape) for shape in shapes))
-        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.convention)))
+        put(self, "num_parameters", sum([math.prod(spec.shape) for spec in self.tensors]))
+        position = {f"{layer.name}.bias": l for l, layer in enumerate(self.layers)}
+        carriers = {l: s for s, l in enumerate(self.wiring.bias_carriers) if l is not None}
+        tensors = {carriers.get(position.get(spec.name, -1), -1): i for i, spec in enumerate(self.tensors)}
+        put(self, "plan", plan_table(self.spaces, self.tensors, [tensors.get(s) for s in range(len(self.hidden))]))
+        slots = {space.name: s for s, space in enumerate(self.hidden)}
+        sizes = {space.name: space.size for space in self.spaces}
+        put(self, "masters", tuple([slots.get(s.permutes_with or s.name, 0) for s in self.hidden]))
+        put(self, "outers", tuple([slots.get(s.within or "") for s in self.hidden]))
+        put(self, "outer_sizes", tuple([None if s.within is None else sizes[s.within] for s in self.hidden]))
+        put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.tensors, self.convention)))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Hashes of strings differ between processes, so the cached one must not travel.
-        return _rebuild, (self.spaces, self.layers, self.output_offset, self.convention)
+        if not self.is_declared:
+            return _rebuild, (self.spaces, self.layers, self.output_offset, self.convention)
+        return _restore, ((self.spaces, self.layers, self.output_offset, self.tensors), self.module)
+
+    def __repr__(self) -> str:
+        if self.is_declared:  # hundreds of tensors are no help in a message
+            return f"<Architecture of {len(self.tensors)} tensors, {len(self.hidden)} spaces>"
+        parts = f"spaces={self.spaces!r}, layers={self.layers!r}, output_offset={self.output_offset!r}"
+        parts += "" if self.convention is None else f", convention={self.convention!r}"
+        return f"Architecture({parts})"
 
     def _check_fields(self) -> None:
         for kind, names in (
             ("space", [s.name for s in self.spaces]),
             ("layer", [l.name for l in self.layers]),
         ):
-            if not names:
+            if not names and not (self.tensors and kind == "layer"):
                 raise ValueError(f"an architecture needs at least one {kind}, got none")
             for name in names:
                 if names.count(name) > 1:
@@ -342,8 +402,20 @@ class Architecture:
                     )
             if any(k < 1 for k in layer.kernel):
                 raise ValueError(f"layer {layer.name!r}: kernel sizes must be positive, got {layer.kernel}")
+        if self.tensors and self.layers:
+            raise ValueError("give layers or tensors, got both; layers are the short way to write tensors")
+        for space in self.spaces if self.layers else ():
+            if space.permutes_with is not None or space.within is not None or space.linear:
+                raise ValueError(
+                    f"space {space.name!r}: permutes_with, within and linear need an architecture declared by tensors"
+                )
         if not math.isfinite(self.output_offset):
             raise ValueError(f"output_offset must be finite, got {self.output_offset}")
+
+    def _wire_table(self) -> Wiring:
+        check_table(self.spaces, self.tensors)
+        hidden = tuple([i for i, s in enumerate(self.spaces) if s.activation is not None])
+        return Wiring((), (), hidden, (), (), (), (), (), (None,) * len(hidden))
 
     def _wire(self) -> Wiring:
         index = {space.name: i for i, space in enumerate(self.spaces)}
@@ -450,13 +522,66 @@ class Architecture:
             omegas[0] = first_omega
         return cls.mlp(sizes, [Activation("sine", w) for w in omegas], output_offset=output_offset)
 
+    @classmethod
+    def lora(cls, shapes: Mapping[str, tuple[int, int, int]]) -> Architecture:
+        """A collection of low-rank pairs: A of shape (rank, in) and B of shape (out, rank) for every weight.
+
+        The tensors are called ``<name>.lora_A.weight`` and ``<name>.lora_B.weight``; the rank is a linear space.
+
+        Args:
+            shapes: Name of the adapted weight -> (out, in, rank). Ranks may differ.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        from weightaug.adapters.lora import architecture_of_pairs
+
+        return architecture_of_pairs(
+            {
+                name: ((f"{name}.lora_A.weight", (rank, into)), (f"{name}.lora_B.weight", (out, rank)))
+                for name, (out, into, rank) in shapes.items()
+            }
+        )
+
+    @classmethod
+    def from_module(cls, module: nn.Module, example_input: Any, *, check: bool = True) -> Architecture:
+        """The architecture of a module, by following every axis of every tensor through its operators.
+
+        Convolution, BatchNorm and other norms, residual and branched streams, flattening, attention, gated units and
+        embeddings are understood from their operators, whatever the module is called. What is not understood is
+        refused. The module itself stays as it is; symmetries are those in eval mode.
+
+        Args:
+            module: Any module without control flow that depends on values.
+            example_input: What it takes, small: a tensor, a tuple of arguments, or a dict of named ones. Sizes other
+                than those of the batch may decide what is found, positions for example.
+            check: Whether to apply a random symmetry to a copy in double precision, and to compare what it computes.
+
+        Returns:
+            An architecture with one space for every set of positions that move together. Its elements evaluate by the
+            module.
+
+        Raises:
+            TypeError: If module is no module.
+            ValueError: If the module cannot be exported, an operator is not understood (the message names the module
+                and the operator), or no symmetry is found.
+        """
+        from weightaug._tracing import derive
+
+        return derive(module, example_input, check=check)
+
     # -- look-ups ------------------------------------------------------------------------------------
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it is declared tensor by tensor, and not by layers."""
+        return len(self.layers) == 0
 
     @property
     def is_chain(self) -> bool:
         """Whether the layers, in their order, form one chain from the input to the output (an MLP)."""
         w = self.wiring
-        return len(self.spaces) == len(self.layers) + 1 and w.writes[:-1] == w.reads[1:]
+        return bool(self.layers) and len(self.spaces) == len(self.layers) + 1 and w.writes[:-1] == w.reads[1:]
 
     def weight_shape(self, layer: int) -> tuple[int, ...]:
         """Shape of a layer's weight without batch dimensions: ``(written, read, *kernel)``."""
@@ -467,11 +592,17 @@ class Architecture:
         """Shape of a layer's bias without batch dimensions, or None if it has none."""
         return (self.spaces[self.wiring.writes[layer]].size,) if self.layers[layer].bias else None
 
+    def describe(self) -> str:
+        """A table of the hidden spaces: size, symmetries, what writes and reads them; and how much they cover."""
+        from weightaug._table import describe_table
+
+        return describe_table(self)
+
     # -- JSON ----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, as :meth:`from_dict` reads them."""
-        return {
+        plain: dict[str, Any] = {
             "spaces": [
                 {
                     "name": s.name,
@@ -480,6 +611,7 @@ class Architecture:
                     if s.activation is None
                     else {"name": s.activation.name, "omega": s.activation.omega},
                 }
+                | {k: v for k in ("permutes_with", "within", "linear") if (v := getattr(s, k))}
                 for s in self.spaces
             ],
             "layers": [
@@ -489,6 +621,9 @@ class Architecture:
             "output_offset": self.output_offset,
             **({} if self.convention is None else {"convention": self.convention}),
         }
+        if self.is_declared:
+            plain["tensors"] = [spec.to_dict() for spec in self.tensors]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
@@ -499,13 +634,14 @@ class Architecture:
         """
         try:
             spaces = tuple(
-                Space(s["name"], s["size"], None if s["activation"] is None else Activation(**s["activation"]))
+                Space(**{**s, "activation": None if s["activation"] is None else Activation(**s["activation"])})
                 for s in data["spaces"]
             )
             layers = tuple(
                 Layer(l["name"], l["reads"], l["writes"], tuple(l["kernel"]), l["bias"]) for l in data["layers"]
             )
-            return cls(spaces, layers, data["output_offset"], convention=data.get("convention"))
+            tensors = tuple(TensorSpec.from_dict(t) for t in data.get("tensors", ()))
+            return cls(spaces, layers, data["output_offset"], tensors, convention=data.get("convention"))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"not an architecture: {error!r}; expected the keys that Architecture.to_dict writes"
@@ -519,6 +655,12 @@ class Architecture:
     def from_json(cls, text: str) -> Architecture:
         """Inverse of :meth:`to_json`."""
         return cls.from_dict(json.loads(text))
+
+
+def _restore(fields: tuple[Any, ...], module: nn.Module | None) -> Architecture:
+    architecture = Architecture(*fields)
+    object.__setattr__(architecture, "module", module)
+    return architecture
 
 
 def _rebuild(

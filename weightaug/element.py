@@ -32,8 +32,10 @@ class WeightSpaceElement:
 
     Args:
         architecture: The architecture that all networks of the batch share.
-        weights: One tensor per layer, ``(*batch, written, read, *kernel)``.
-        biases: One tensor per layer, ``(*batch, written)``, or None for a layer without bias.
+        weights: One tensor per layer, ``(*batch, written, read, *kernel)``. For an architecture that is declared
+            tensor by tensor: all tensors, ``(*batch, *shape)``, in the order of ``architecture.tensors``.
+        biases: One tensor per layer, ``(*batch, written)``, or None for a layer without bias. Empty for an
+            architecture that is declared tensor by tensor.
     """
 
     architecture: Architecture
@@ -57,7 +59,7 @@ class WeightSpaceElement:
     def batch_shape(self) -> torch.Size:
         """Shape of the batch: ``()`` is one network."""
         weight = self.weights[0]
-        return weight.shape[: weight.dim() - 2 - len(self.architecture.layers[0].kernel)]
+        return weight.shape[: weight.dim() - len(self.architecture.plan[0].shape)]
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +77,10 @@ class WeightSpaceElement:
         return self.architecture.num_parameters
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields ``("<layer>.weight", tensor)`` and ``("<layer>.bias", tensor)``, layer by layer."""
+        """Yields names and tensors: ``"<layer>.weight"``, ``".bias"``, or as ``architecture.tensors`` has them."""
+        if self.architecture.is_declared:
+            yield from zip([spec.name for spec in self.architecture.tensors], self.weights, strict=True)
+            return
         for layer, weight, bias in zip(self.architecture.layers, self.weights, self.biases, strict=True):
             yield f"{layer.name}.weight", weight
             if bias is not None:
@@ -83,10 +88,27 @@ class WeightSpaceElement:
 
     def tensors(self) -> list[Tensor]:
         """All tensors, each layer's weight before its bias."""
-        return [tensor for _, tensor in self.named_tensors()]
+        if self.architecture.is_declared:
+            return list(self.weights)
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [tensor for pair in pairs for tensor in pair if tensor is not None]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> WeightSpaceElement:
+        """A new element with other tensors, in the order of :meth:`tensors`."""
+        if self.architecture.is_declared:
+            return WeightSpaceElement(self.architecture, tuple(tensors), ())
+        rest = iter(tensors)
+        weights: list[Tensor] = []
+        biases: list[Tensor | None] = []
+        for layer in self.architecture.layers:
+            weights.append(next(rest))
+            biases.append(next(rest) if layer.bias else None)
+        return WeightSpaceElement(self.architecture, tuple(weights), tuple(biases))
 
     def __repr__(self) -> str:
         sizes = "-".join(str(s.size) for s in self.architecture.spaces)
+        if self.architecture.is_declared:
+            sizes = repr(self.architecture)
         return (
             f"WeightSpaceElement({sizes}, batch_shape={tuple(self.batch_shape)}, "
             f"dtype={self.dtype}, device={str(self.device)!r})"
@@ -111,6 +133,8 @@ class WeightSpaceElement:
                 what came.
         """
         arch = self.architecture
+        if arch.is_declared:
+            return self._validate_table()
         for kind, given in (("weights", self.weights), ("biases", self.biases)):
             if len(given) != len(arch.layers):
                 raise ValueError(
@@ -141,6 +165,18 @@ class WeightSpaceElement:
                 UserWarning,
                 stacklevel=2,
             )
+        return self
+
+    def _validate_table(self) -> WeightSpaceElement:
+        specs = self.architecture.tensors
+        if len(self.weights) != len(specs) or self.biases:
+            raise ValueError(
+                f"expected {len(specs)} tensors, one for each of architecture.tensors, and no biases, got "
+                f"{len(self.weights)} and {len(self.biases)}"
+            )
+        batch = self.batch_shape
+        for spec, tensor in zip(specs, self.weights, strict=True):
+            self._check_tensor(spec.name, tensor, spec.shape, batch)
         return self
 
     def _looks_standardised(self) -> bool:
@@ -248,6 +284,11 @@ class WeightSpaceElement:
                 f"got shape {tuple(vector.shape)}"
             )
         batch = vector.shape[:-1]
+        if architecture.is_declared:
+            declared = [spec.shape for spec in architecture.tensors]
+            pieces = vector.split_with_sizes([math.prod(shape) for shape in declared], -1)
+            views = [piece.view(*batch, *shape) for piece, shape in zip(pieces, declared, strict=True)]
+            return cls(architecture, tuple(views), ())
         shapes = [(architecture.weight_shape(i), architecture.bias_shape(i)) for i in range(len(architecture.layers))]
         sizes = [math.prod(shape) for pair in shapes for shape in pair if shape is not None]
         parts = iter(vector.split_with_sizes(sizes, -1))
@@ -259,17 +300,19 @@ class WeightSpaceElement:
 
     # -- evaluation ----------------------------------------------------------------------------------
 
-    def __call__(self, x: Tensor, *, per_network: bool | None = None) -> Tensor:
+    def __call__(self, x: Any, *, per_network: bool | None = None) -> Any:
         """Evaluates every network of the batch, in the dtype of the weights, under autocast, too.
 
         Args:
             x: Coordinates on the device of the weights, ``(*points, in)`` for all networks alike (a list or a grid
-                of any number of dimensions, at least one), or ``(*batch, *points, in)`` for each its own.
+                of any number of dimensions, at least one), or ``(*batch, *points, in)`` for each its own. For a traced
+                architecture: what its module takes, for all networks alike; a tuple or dict of arguments, too.
             per_network: Whether x leads with the batch. None: coordinates for all, but refused where x begins with
                 the batch shape and could mean either.
 
         Returns:
-            Outputs, ``(*batch, *points, out)``.
+            Outputs, ``(*batch, *points, out)``; for a traced architecture what its module returns, in eval mode, every
+            tensor with leading batch dimensions.
 
         Raises:
             TypeError: If x is no tensor of real numbers.
@@ -278,6 +321,10 @@ class WeightSpaceElement:
             NotImplementedError: If a layer is a convolution.
         """
         arch, wiring = self.architecture, self.architecture.wiring
+        if arch.is_declared:
+            from weightaug._tracing.evaluation import evaluate
+
+            return evaluate(self, x)
         if len(wiring.inputs) != 1 or len(wiring.outputs) != 1:
             raise ValueError(
                 "evaluation needs one input and one output space, got inputs "
@@ -338,7 +385,7 @@ class WeightSpaceElement:
             assert total is not None
             activation = arch.spaces[space].activation
             values[space] = total if activation is None else activation(total)
-        output = values[sink]
+        output: Tensor = values[sink]
         return output if arch.output_offset == 0.0 else output + arch.output_offset
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from weightaug.adapters._checks import require_chain
 from weightaug.adapters._effective import copied, effective_state, refuse_parts, unwrapped
 from weightaug.adapters._function import check_functions
 from weightaug.adapters.state_dicts import from_state_dicts, to_state_dicts
+from weightaug.adapters.traced import fill_module, read_modules
 from weightaug.architecture import Activation, Architecture
 from weightaug.element import WeightSpaceElement
 
@@ -161,6 +163,7 @@ def from_modules(
     output_offset: float = 0.0,
     architecture: Architecture | None = None,
     names: Mapping[str, str] | None = None,
+    example_input: Any = None,
     ignore: Collection[str] = (),
     check_function: bool = True,
     check_values: bool = True,
@@ -181,6 +184,9 @@ def from_modules(
         output_offset: Constant that the modules add to their outputs.
         architecture: For modules that are no plain chain; replaces ``activation`` and ``output_offset``.
         names: Layer name -> parameter prefix; None takes the ``nn.Linear`` layers in order.
+        example_input: What the modules take (a tensor, a tuple of arguments, a dict of named ones): derives the
+            architecture with :meth:`Architecture.from_module`, for convolutions, norms, residual streams, attention.
+            Then the element holds every floating tensor of the state dict, running statistics too.
         ignore: Keys of the state dict that are no weights and biases, and need not be read: buffers.
         check_function: Whether to evaluate every module on a few points (in a copy, in eval mode) and refuse
             it if the element computes something else: a forgotten omega, another order of the layers. Networks
@@ -201,6 +207,13 @@ def from_modules(
             raise TypeError(f"module {i}: expected an nn.Module, got {type(module).__name__}; see from_state_dicts")
     if architecture is not None and (activation is not None or output_offset != 0.0):
         raise ValueError("give either architecture= or activation= and output_offset=, got both")
+    if example_input is not None:
+        if architecture is not None or activation is not None or names is not None:
+            raise ValueError("example_input= derives the architecture; leave out architecture=, activation=, names=")
+        architecture = Architecture.from_module(given[0], example_input)
+    if architecture is not None and architecture.is_declared:
+        element = read_modules(given, architecture, single=single)
+        return element.validate() if check_values else element
     given = [unwrapped(module) for module in given]
     places = ["" if single else f"module {i}: " for i in range(len(given))]
     if architecture is None:
@@ -266,6 +279,15 @@ def to_modules(
     Raises:
         ValueError: If ``like`` is needed or does not fit, or computes another function.
     """
+    if element.architecture.is_declared:
+        like = element.architecture.module if like is None else like
+        if like is None:
+            raise ValueError("this architecture comes without a module; give like=, a module to copy")
+        if len(element.batch_shape) > 1:
+            raise ValueError(f"expected one batch dimension at most, got batch shape {tuple(element.batch_shape)}")
+        if not element.batch_shape:
+            return fill_module(like, element)
+        return [fill_module(like, element[i]) for i in range(len(element))]
     if like is None:
         like = _build(element.architecture)
     like = unwrapped(like)

@@ -252,11 +252,11 @@ def to_state_dicts(
     Raises:
         ValueError: If names do not fit, or there are several batch dimensions and not ``stacked=True``.
     """
+    together: dict[str, Tensor] = dict(element.named_tensors()) if element.architecture.is_declared else {}
     if names is None:
         names = {layer.name: layer.name for layer in element.architecture.layers}
     keys = _keys(element.architecture, names)
-    together: dict[str, Tensor] = {}
-    for (weight_key, bias_key), weight, bias in zip(keys, element.weights, element.biases, strict=True):
+    for (weight_key, bias_key), weight, bias in zip(keys, element.weights, element.biases, strict=False):
         together[weight_key] = weight
         if bias_key is not None and bias is not None:
             together[bias_key] = bias

@@ -7,6 +7,7 @@ matching could bring them.
 from weightaug.matching.assignment import assign
 from weightaug.matching.canonical import canonicalize
 from weightaug.matching.frames import Frame, fit_frame
+from weightaug.matching.lora import canonicalize_lora, lora_distance, lora_products
 from weightaug.matching.many import align_to, match_many
 from weightaug.matching.weight import distance, match
 
@@ -15,8 +16,11 @@ __all__ = [
     "align_to",
     "assign",
     "canonicalize",
+    "canonicalize_lora",
     "distance",
     "fit_frame",
+    "lora_distance",
+    "lora_products",
     "match",
     "match_many",
 ]

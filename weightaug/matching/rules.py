@@ -57,6 +57,11 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
         ValueError: If a name is unknown, or no hidden space has the symmetry.
         TypeError: If the symmetry is no name and no collection of names.
     """
+    if architecture.is_declared:
+        raise ValueError(
+            "this works on networks that are declared by layers, got one that is declared tensor by tensor; "
+            "matching.match(method='weight') and matching.distance work on both, canonicalize_lora on low-rank pairs"
+        )
     hidden = architecture.hidden
     words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)
     if not words:

@@ -22,6 +22,7 @@ from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick, random_moves
 from weightaug.matching.rules import Rule, Symmetry, check_count, check_generator, check_pair, resolve
 from weightaug.matching.surroundings import undisturbed
+from weightaug.matching.table import match_table
 
 __all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "solve", "working_device"]
 
@@ -60,6 +61,9 @@ def match(
     problem, so the distance never grows, and it is never larger than before matching. Positive scales are
     taken out first: both networks are balanced (every neuron's incoming norm equals its outgoing norm), the
     distance is the one between the balanced networks, and b ends in the scales of a.
+
+    Networks that are declared tensor by tensor (``Architecture.from_module``) are matched by a walk and a descent over
+    permutations, heads with the best orthogonal map of their inside; factors stay as they are.
 
     ``method="activation"`` matches the values of the hidden neurons at ``points`` instead, one assignment
     per space.
@@ -101,6 +105,13 @@ def match(
     Source: section 4 of the paper, and Ainsworth et al. (2022), Git Re-Basin, for permutations.
     """
     check_pair(a, b)
+    if a.architecture.is_declared:
+        if method != "weight" or starts is not None or kicks or points is not None:
+            raise ValueError(
+                "networks that are declared tensor by tensor are matched by method='weight' without starts, kicks or "
+                f"points, got method={method!r}, starts={starts!r}, kicks={kicks}"
+            )
+        return _match_declared(a, b, symmetry, max_sweeps)
     rules = resolve(a.architecture, symmetry)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
@@ -143,6 +154,27 @@ def match(
     return unflat(GroupElement.cat(groups), b)
 
 
+def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
+    if symmetry not in ("auto", "permutation"):
+        raise ValueError(
+            "networks that are declared tensor by tensor are matched with symmetry='auto' (permutations, and "
+            f"orthogonal maps of linear spaces) or 'permutation', got {symmetry!r}"
+        )
+    dims = len(a.batch_shape)
+
+    def flat(x: WeightSpaceElement) -> WeightSpaceElement:
+        moved = x.map(lambda t: t.detach().to("cpu", torch.float64))
+        return moved.map(lambda t: t.flatten(0, dims - 1) if dims else t.unsqueeze(0))
+
+    group = match_table(flat(a), flat(b), maps=symmetry == "auto", max_sweeps=max_sweeps)
+
+    def back(t: Tensor) -> Tensor:
+        t = t.reshape(*a.batch_shape, *t.shape[1:]).to(a.device)
+        return t.to(a.dtype) if t.is_floating_point() else t
+
+    return group.map(back)
+
+
 @undisturbed
 def distance(
     a: WeightSpaceElement,
@@ -174,6 +206,14 @@ def distance(
         ValueError: As for :func:`match`, or for random starts.
     """
     check_pair(a, b, verb="measure the distance of")
+    if a.architecture.is_declared:
+        forth, back = (_match_declared(x, y, symmetry, max_sweeps) for x, y in ((a, b), (b, a)))
+        gaps = [
+            torch.stack([(s - t).double().flatten(dims).square().sum(-1) for s, t in zip(x, y, strict=True)]).sum(0)
+            for dims in [len(a.batch_shape)]
+            for x, y in ((a.tensors(), act(b, forth).tensors()), (b.tensors(), act(a, back).tensors()))
+        ]
+        return torch.minimum(*gaps).sqrt().to(a.dtype)
     rules = resolve(a.architecture, symmetry)
     check_starts(starts)
     check_count("max_sweeps", max_sweeps, 1)

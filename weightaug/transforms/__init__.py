@@ -7,6 +7,7 @@ from weightaug.transforms.function import Lambda
 from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
 from weightaug.transforms.grid import Dihedral, Flip, Rotate90
 from weightaug.transforms.labels import LabelSmoothing
+from weightaug.transforms.linear import HeadPermutation, HeadRotation, LoRAGauge
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
 from weightaug.transforms.refit import Refit, RefitParams
@@ -23,9 +24,12 @@ __all__ = [
     "Dropout",
     "Flip",
     "GaussianNoise",
+    "HeadPermutation",
+    "HeadRotation",
     "InputMap",
     "LabelSmoothing",
     "Lambda",
+    "LoRAGauge",
     "MixParams",
     "Mixup",
     "OneOf",

@@ -77,7 +77,8 @@ def _check_symmetry(architecture: Architecture, symmetry: str | Sequence[str]) -
     """Raises a ValueError if no hidden space has a symmetry that was asked for."""
     from weightaug.matching.rules import resolve
 
-    resolve(architecture, symmetry)
+    if not architecture.is_declared:  # of those, match knows two symmetries, and checks which
+        resolve(architecture, symmetry)
 
 
 _PIECE = 512  # networks that are aligned and mixed at a time; see _pieces

@@ -65,8 +65,39 @@ def _describe(space: Space) -> str:
 def _scatter(architecture: Architecture, slots: list[int], values: Tensor) -> tuple[Tensor | None, ...]:
     """Splits one draw for all neurons over the hidden spaces that the symmetry acts on."""
     hidden = architecture.hidden
-    parts = iter(values.split_with_sizes([hidden[slot].size for slot in slots], -1))
-    return tuple([next(parts) if slot in slots else None for slot in range(len(hidden))])
+    parts = iter(values.split_with_sizes([_count(architecture, slot) for slot in slots], -1))
+    taken = [next(parts) if slot in slots else None for slot in range(len(hidden))]
+    if not architecture.is_declared:
+        return tuple(taken)
+    return tuple([_shaped(architecture, slot, part) for slot, part in enumerate(taken)])
+
+
+def _shaped(architecture: Architecture, slot: int, values: Tensor | None) -> Tensor | None:
+    """Values of one space; one row for every position of the space that it lies within."""
+    copies = architecture.outer_sizes[slot]
+    if values is None or copies is None:
+        return values
+    return values.reshape(*values.shape[:-1], copies, architecture.hidden[slot].size)
+
+
+def _count(architecture: Architecture, slot: int) -> int:
+    """Number of neurons of a space, in all its copies."""
+    return architecture.hidden[slot].size * (architecture.outer_sizes[slot] or 1)
+
+
+def permutations(
+    element: WeightSpaceElement, slots: Sequence[int], generator: torch.Generator | None
+) -> tuple[Tensor | None, ...]:
+    """Uniform permutations of some spaces of a declared architecture; None for the others."""
+    architecture = element.architecture
+    drawn: list[Tensor | None] = [None] * len(architecture.hidden)
+    for slot in slots:
+        if architecture.masters[slot] == slot:
+            copies = architecture.outer_sizes[slot]
+            inner = () if copies is None else (copies,)
+            shape = (*element.batch_shape, *inner, architecture.hidden[slot].size)
+            drawn[slot] = draws.orders(element, shape, generator)
+    return tuple(drawn)
 
 
 def _group(
@@ -85,7 +116,8 @@ def _group(
 class Permute(_Symmetry):
     """Reorders the neurons of every hidden space at random. Preserves the function exactly.
 
-    Draws a uniform permutation per hidden space of every network. Source: paper section 4.
+    Draws a uniform permutation per hidden space of every network, and one per position of the space that it lies
+    within (channels of a group, the inside of a head). Source: paper section 4.
     """
 
     _needs = "a hidden space"
@@ -94,9 +126,12 @@ class Permute(_Symmetry):
         return True
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
-        self.check(element.architecture)
-        sizes = [space.size for space in element.architecture.hidden]
-        return _group(element.architecture, permutation=tuple(draws.permutations(element, sizes, generator)))
+        architecture = element.architecture
+        self.check(architecture)
+        if not architecture.is_declared:
+            sizes = [space.size for space in architecture.hidden]
+            return _group(architecture, permutation=tuple(draws.permutations(element, sizes, generator)))
+        return _group(architecture, permutation=permutations(element, range(len(architecture.hidden)), generator))
 
 
 @dataclass(frozen=True)
@@ -127,7 +162,7 @@ class SirenNegation(_Symmetry):
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
         slots = self._slots(architecture) or self._refuse(architecture)
-        neurons = sum(architecture.hidden[slot].size for slot in slots)
+        neurons = sum(_count(architecture, slot) for slot in slots)
         signs = draws.signs(element, (neurons,), self.p, generator)
         return _group(architecture, scale=_scatter(architecture, slots, signs))
 
@@ -167,7 +202,7 @@ class SirenBias(_Symmetry):
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
         slots = self._slots(architecture) or self._refuse(architecture)
-        neurons = sum(architecture.hidden[slot].size for slot in slots)
+        neurons = sum(_count(architecture, slot) for slot in slots)
         low, high = self.k_max if isinstance(self.k_max, Sequence) else (-self.k_max, self.k_max)
         shifts = draws.integers(element, (neurons,), low, high, generator)
         if self.p < 1:
@@ -206,7 +241,7 @@ class ReLUScale(_Symmetry):
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
         slots = self._slots(architecture) or self._refuse(architecture)
-        neurons = sum(architecture.hidden[slot].size for slot in slots)
+        neurons = sum(_count(architecture, slot) for slot in slots)
         drawn = draws.steps(element, (*element.batch_shape, neurons), generator)
         factors = drawn.mul_(math.log(self.max_scale) / draws.STEPS).exp_().to(element.device, element.dtype)
         if self.p < 1:

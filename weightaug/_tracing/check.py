@@ -1,0 +1,84 @@
+"""What was derived, held against the module itself: a random symmetry in double precision."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from weightaug._tracing.evaluation import arguments
+from weightaug.architecture import Architecture
+from weightaug.element import WeightSpaceElement
+from weightaug.group import GroupElement, act
+
+__all__ = ["check_symmetries", "random_symmetry"]
+
+_EXACT, _ROUNDED = 1e-9, 1e-5
+
+
+def random_symmetry(architecture: Architecture, generator: torch.Generator) -> GroupElement:
+    """A permutation of every space, factors of 1/1.5 to 1.5 and signs where they pass, and orthogonal maps."""
+    permutation: list[Tensor | None] = []
+    scale: list[Tensor | None] = []
+    maps: list[Tensor | None] = []
+    for s, space in enumerate(architecture.hidden):
+        copies = architecture.outer_sizes[s]
+        shape = (space.size,) if copies is None else (copies, space.size)
+        own = architecture.masters[s] == s
+        draw = torch.rand(shape, generator=generator, dtype=torch.float64)
+        permutation.append(draw.argsort(-1) if own else None)
+        assert space.activation is not None
+        factor = None
+        if space.activation.positively_homogeneous:
+            factor = 1.5 ** torch.empty_like(draw).uniform_(-1, 1, generator=generator)
+        if space.activation.odd:
+            signs = 1.0 - 2.0 * torch.randint(2, shape, generator=generator).to(torch.float64)
+            factor = signs if factor is None else factor * signs
+        scale.append(factor)
+        if space.linear:
+            square = torch.randn((*shape, space.size), generator=generator, dtype=torch.float64)
+            maps.append(torch.linalg.qr(square).Q)
+        else:
+            maps.append(None)
+    return GroupElement.of(architecture, permutation=tuple(permutation), scale=tuple(scale), maps=tuple(maps))
+
+
+def check_symmetries(module: nn.Module, architecture: Architecture, example_input: Any, *, rounds: bool) -> None:
+    """Compares a module with itself after a random symmetry.
+
+    Args:
+        module: The module.
+        architecture: What was derived from it.
+        example_input: What it takes.
+        rounds: Whether it converts to single precision by itself, as some norms do, whatever its weights are.
+
+    Raises:
+        ValueError: If it computes something else.
+    """
+    exact = copy.deepcopy(module).eval().to(torch.float64)
+    args, kwargs = pytree.tree_map(_double, arguments(example_input))
+    state = exact.state_dict()
+    tensors = tuple([state[spec.name] for spec in architecture.tensors])
+    element = WeightSpaceElement(architecture, tensors, ())
+    moved = act(element, random_symmetry(architecture, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        expected = exact(*args, **kwargs)
+        changed = dict(zip([s.name for s in architecture.tensors], moved.weights, strict=True))
+        got = torch.func.functional_call(exact, changed, args, kwargs)
+    for one, other in zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True):
+        if not isinstance(one, Tensor) or not one.is_floating_point() or one.numel() == 0:
+            continue
+        gap = float((one - other).abs().max() / (1e-12 + one.abs().max()))
+        if not gap <= (_ROUNDED if rounds else _EXACT):
+            raise ValueError(
+                f"{type(module).__name__}: the symmetries that were found change what it computes (relative difference "
+                f"{gap:.3g}); please report this module. Nothing can be derived from it; declare the architecture by "
+                "hand, or check that the module gives the same result twice in eval mode"
+            )
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
