@@ -21,6 +21,7 @@ import re
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,7 +187,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     ordering, augmenting = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     model.train()
-    batches = iter(())
+    batches: Iterator[Tensor] = iter(())
     for _ in range(steps):
         batch = next(batches, None)
         if batch is None:

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["autocast_off", "wide", "without_autocast"]
+__all__ = ["autocast_off", "untraced", "wide", "without_autocast"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +44,20 @@ def autocast_off() -> AbstractContextManager[object]:
 
 def _active() -> list[str]:
     return [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+
+
+def untraced(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: a compiled step breaks around the function, which runs as it is written."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            # Disabled here, not when the module is imported: that would load the compiler for everybody.
+            result: R = torch.compiler.disable(function)(*args, **kwargs)
+            return result
+        return function(*args, **kwargs)
+
+    return run
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -299,6 +299,12 @@ class WeightSpaceElement:
         return cls(architecture, tuple(weights), tuple(biases))
 
     # -- evaluation ----------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, x: Tensor, *, per_network: bool | None = None) -> Tensor: ...
+
+    @overload
+    def __call__(self, x: Any, *, per_network: bool | None = None) -> Any: ...
 
     def __call__(self, x: Any, *, per_network: bool | None = None) -> Any:
         """Evaluates every network of the batch, in the dtype of the weights, under autocast, too.

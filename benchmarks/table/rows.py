@@ -50,7 +50,11 @@ PAPER_ROWS: dict[str, Row] = {
     # Its code draws the partners of "1 view" from all ten views; here that is a setting, `mixup_pool`.
     "mixup": Row("MixUp", lambda pool=None: wa.Mixup(pool=pool)),
     "permuted_mixup": Row("MixUp + random perm.", lambda pool=None: wa.PermutedMixup(pool=pool)),
-    "aligned_mixup": Row("Alignment + MixUp", lambda pool=None: _aligned("permutation", pool)),
+    # Its code matches from the networks as they come.
+    "aligned_mixup": Row(
+        "Alignment + MixUp",
+        lambda pool=None: wa.AlignedMixup(symmetry="permutation", starts=("identity",), pool=pool),
+    ),
 }
 
 

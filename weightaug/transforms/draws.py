@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weightaug._arguments import check_generator
-from weightaug._modes import wide
+from weightaug._modes import untraced, wide
 from weightaug.element import WeightSpaceElement
 
 
@@ -140,7 +140,7 @@ def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator |
     return values.to(element.device, wide(element.dtype))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 def _inverse_beta(alpha: float, share: Tensor) -> Tensor:
     from scipy.special import betaincinv
 

@@ -191,7 +191,8 @@ class Rotate(_Geometry):
     Source: paper section 3 (which rotates in 2-D only).
 
     Args:
-        degrees: Largest angle, at least 0, or a range ``(lowest, highest)``; None for uniform rotations.
+        degrees: Largest angle, at least 0, or a range ``(lowest, highest)`` that is not symmetric; None for uniform
+            rotations.
         axis: Fixed axis in 3-D, for example ``(0.0, 0.0, 1.0)``; it need not be a unit vector.
         center: The point that stays in place; None for the origin.
 
@@ -207,6 +208,12 @@ class Rotate(_Geometry):
     def __post_init__(self) -> None:
         if self.degrees is not None:
             settings.number_or_range(self, "degrees", 0, math.inf)
+            if isinstance(self.degrees, tuple) and self.degrees[0] == -self.degrees[1]:
+                # One setting, one spelling: equal transforms must compare equal.
+                raise ValueError(
+                    f"Rotate: degrees={self.degrees} is symmetric; write degrees={self.degrees[1]:g}, which draws all "
+                    f"angles from -{self.degrees[1]:g} to {self.degrees[1]:g}"
+                )
         settings.sequence(self, "axis")
         settings.sequence(self, "center")
         if self.axis is not None and (len(self.axis) != 3 or not any(self.axis) or self.degrees is None):

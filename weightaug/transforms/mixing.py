@@ -231,15 +231,25 @@ class AlignedMixup(Mixup):
         symmetry: ``"auto"``: everything that the activations allow (signs, phases, positive scales);
             ``"permutation"``: permutations only, as in the paper; or several of ``"permutation"``, ``"sign"``,
             ``"phase"``, ``"scale"``.
+        starts: Where matching starts, as for ``weightaug.matching.match``; None for its default. ``("identity",)``
+            with ``symmetry="permutation"`` is what the paper's code does.
     """
 
     reads_values: ClassVar[bool] = True
 
     symmetry: str | Sequence[str] = field(default="auto", kw_only=True)
+    starts: Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         settings.symmetry(self)
+        if self.starts is not None:
+            from weightaug.matching.weight import check_starts
+
+            check_starts(self.starts)
+            if "random" in self.starts:
+                raise ValueError("AlignedMixup: starts must leave out 'random', which would align by chance")
+            settings.put(self, "starts", tuple(self.starts))
 
     def check(self, architecture: Architecture) -> None:
         super().check(architecture)
@@ -252,7 +262,7 @@ class AlignedMixup(Mixup):
             return params
 
         def moved(own: WeightSpaceElement, index: Tensor) -> GroupElement:
-            return match(own, self._partners(element, index), symmetry=self.symmetry)
+            return match(own, self._partners(element, index), symmetry=self.symmetry, starts=self.starts)
 
         if (pieces := _pieces(params.partner)) is None:
             return params._replace(group=moved(element, params.partner))
