@@ -1,6 +1,6 @@
 """The paper's figures, each by one command.
 
-Figure 2: python benchmarks/figures.py reconstructions --dataset fashion-mnist --data-dir ../shared/data
+Figure 2: python benchmarks/figures.py reconstructions --dataset fashion-mnist --data-dir FOLDER
 Figure 1: python benchmarks/figures.py curves --runs benchmarks/runs
 Differences: python benchmarks/figures.py forest --runs benchmarks/runs
 
