@@ -450,3 +450,25 @@ def test_folders_that_do_not_fit_together_are_named(folders, tmp_path):
     save(tmp_path / "bare", random_element(SIREN, (2,)))
     with pytest.raises(ValueError, match=r"/bare: expected the tensors of .*/a"):
         WeightSpaceDataset(folders[0], tmp_path / "bare")
+
+
+def test_traced_modules_are_stored_with_their_statistics(tmp_path: Path):
+    from torch import nn
+
+    from weightaug.adapters import from_modules
+
+    def network() -> nn.Module:
+        norm = nn.BatchNorm2d(4)
+        norm.running_mean.normal_()
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), *head).eval()
+
+    x = torch.randn(2, 1, 8, 8)
+    networks = from_modules([network() for _ in range(5)], example_input=x)
+    save(tmp_path / "set", networks, torch.arange(5))
+    loaded = load(tmp_path / "set").element
+    assert loaded.architecture == networks.architecture
+    assert all(torch.equal(a, b) for a, b in zip(loaded.tensors(), networks.tensors(), strict=True))
+    one, label = WeightSpaceDataset(tmp_path / "set")[3]
+    assert label == 3
+    assert torch.allclose(one(x), networks(x)[3])

@@ -592,6 +592,18 @@ class Architecture:
         """Shape of a layer's bias without batch dimensions, or None if it has none."""
         return (self.spaces[self.wiring.writes[layer]].size,) if self.layers[layer].bias else None
 
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all tensors of one network, in the order of ``WeightSpaceElement.tensors``."""
+        if self.is_declared:
+            return {spec.name: spec.shape for spec in self.tensors}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for number, layer in enumerate(self.layers):
+            shapes[f"{layer.name}.weight"] = self.weight_shape(number)
+            bias = self.bias_shape(number)
+            if bias is not None:
+                shapes[f"{layer.name}.bias"] = bias
+        return shapes
+
     def describe(self) -> str:
         """A table of the hidden spaces: size, symmetries, what writes and reads them; and how much they cover."""
         from weightaug._table import describe_table

@@ -174,12 +174,8 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _element(self, tensors: Mapping[str, Tensor] | Shard) -> WeightSpaceElement:
-        layers = self.architecture.layers
-        return WeightSpaceElement(
-            self.architecture,
-            tuple(tensors[f"{PARAMETER}{l.name}.weight"] for l in layers),
-            tuple(tensors[f"{PARAMETER}{l.name}.bias"] if l.bias else None for l in layers),
-        )
+        named = [tensors[PARAMETER + name] for name in self.architecture.tensor_shapes()]
+        return WeightSpaceElement(self.architecture, (), ()).with_tensors(named)
 
     def __len__(self) -> int:
         """Number of networks."""

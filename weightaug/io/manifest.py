@@ -149,12 +149,7 @@ def _check_settings(settings: Mapping[str, Any], architecture: Architecture, tot
             _count(f"tensors: {name}: shape", size)
         if not (name == LABELS or name.startswith((COLUMN, PARAMETER))):
             raise ValueError(f"tensors: expected labels, columns and parameters, got {name!r}")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number, layer in enumerate(architecture.layers):
-        shapes[f"{PARAMETER}{layer.name}.weight"] = architecture.weight_shape(number)
-        bias = architecture.bias_shape(number)
-        if bias is not None:
-            shapes[f"{PARAMETER}{layer.name}.bias"] = bias
+    shapes = {PARAMETER + name: shape for name, shape in architecture.tensor_shapes().items()}
     given = {name for name in tensors if name.startswith(PARAMETER)}
     if given != set(shapes):
         raise ValueError(f"tensors: expected the parameters {sorted(shapes)}, got {sorted(given)}")
@@ -162,9 +157,13 @@ def _check_settings(settings: Mapping[str, Any], architecture: Architecture, tot
         (tuple(tensors[name]["shape"][: len(tensors[name]["shape"]) - len(shape)]), tensors[name]["dtype"])
         for name, shape in shapes.items()
     }
-    wrong = [name for name, shape in shapes.items() if tuple(tensors[name]["shape"][-len(shape) :]) != shape]
+    wrong = [name for name, shape in shapes.items() if not _ends_in(tensors[name]["shape"], shape)]
     if wrong or len(kinds) != 1:
         raise ValueError(f"tensors: shapes or dtypes do not fit the architecture, first at {(wrong or [*shapes])[0]}")
+
+
+def _ends_in(sizes: Sequence[int], shape: tuple[int, ...]) -> bool:
+    return tuple(sizes[max(len(sizes) - len(shape), 0) :]) == shape
 
 
 def _mapping(place: str, value: Any, keys: Sequence[str]) -> dict[str, Any]:
