@@ -215,7 +215,9 @@ def accuracy(model: nn.Module, networks: Any, answers: Tensor) -> float:
 def cell_dws(networks: wa.WeightSpaceElement, targets: Tensor, data: Data, seed: int, steps: int) -> float:
     """The benchmark's DWS, with sign flips in training."""
     torch.manual_seed(seed)
-    model = DWS(data.train.architecture, CLASSES, **asdict(DWSSettings()))
+    settings = asdict(DWSSettings())
+    del settings["statistics"]  # which are set below
+    model = DWS(data.train.architecture, CLASSES, **settings)
     model.set_statistics(data.train)
     train(model, networks, targets, wa.SirenNegation(), steps=steps, rate=5e-3, seed=seed)
     return accuracy(model, data.test, data.answers)
