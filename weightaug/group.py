@@ -14,38 +14,23 @@ z' = M (a z_p), and everything that reads it is multiplied with the inverse of M
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from weightaug._arguments import check_factors, check_permutation, check_shifts, holds
+from weightaug._arguments import check_factors, check_permutation, check_shifts
 from weightaug._differences import difference
 from weightaug._indexing import normalise
 from weightaug._modes import wide, without_autocast
-from weightaug._table import Move, Plan
-from weightaug.architecture import Activation, Architecture, Space
+from weightaug._moving import Kind, Parts, Slots, flat_index, move_tensor, move_usual, output_factor
+from weightaug.architecture import Architecture, Space
 from weightaug.element import WeightSpaceElement
 
 __all__ = ["GroupElement", "Kind", "act"]
-
-_Slots = tuple[Tensor | None, ...]
-
-
-class Kind(enum.Enum):
-    """What the tensors are that a group element acts on.
-
-    ``POINT``: weights. ``TANGENT``: differences of weights, such as momenta or update steps (no shift).
-    ``COTANGENT``: gradients of a loss with respect to the weights (no shift, inverse factors).
-    """
-
-    POINT = "point"
-    TANGENT = "tangent"
-    COTANGENT = "cotangent"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,10 +52,10 @@ class GroupElement:
     """
 
     architecture: Architecture
-    permutation: _Slots
-    scale: _Slots
-    shift: _Slots
-    maps: _Slots = ()
+    permutation: Slots
+    scale: Slots
+    shift: Slots
+    maps: Slots = ()
 
     def __post_init__(self) -> None:
         if not self.maps:
@@ -79,7 +64,7 @@ class GroupElement:
     @classmethod
     def identity(cls, architecture: Architecture) -> GroupElement:
         """The neutral element."""
-        none: _Slots = (None,) * len(architecture.hidden)
+        none: Slots = (None,) * len(architecture.hidden)
         return cls(architecture, none, none, none)
 
     @classmethod
@@ -87,10 +72,10 @@ class GroupElement:
         cls,
         architecture: Architecture,
         *,
-        permutation: _Slots | None = None,
-        scale: _Slots | None = None,
-        shift: _Slots | None = None,
-        maps: _Slots | None = None,
+        permutation: Slots | None = None,
+        scale: Slots | None = None,
+        shift: Slots | None = None,
+        maps: Slots | None = None,
     ) -> GroupElement:
         """A group element from the parts that are given; the others are the identity. Reads all values.
 
@@ -99,7 +84,7 @@ class GroupElement:
             ValueError: If a part has not one entry per hidden space or not one number per neuron, a permutation
                 is none, or a space does not keep the function for its factors, shifts or maps.
         """
-        none: _Slots = (None,) * len(architecture.hidden)
+        none: Slots = (None,) * len(architecture.hidden)
         parts = []
         for name, part in (("permutation", permutation), ("scale", scale), ("shift", shift), ("maps", maps)):
             if isinstance(part, Tensor):
@@ -361,171 +346,16 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
     rows, columns, offsets = _factors(element.dtype, group, kind)
     batch = element.batch_shape
     sources = [
-        None if p is None or size is not None else _flat_index(p.expand(*batch, p.shape[-1]))
+        None if p is None or size is not None else flat_index(p.expand(*batch, p.shape[-1]))
         for p, size in zip(group.permutation, arch.outer_sizes, strict=True)
     ]
-    parts = _Parts(group, rows, columns, offsets, tuple(sources), batch, kind)
+    parts = Parts(group.permutation, group.maps, rows, columns, offsets, tuple(sources), batch, kind)
     turned = any([m is not None for m in group.maps])
     moved = [
-        _move_usual(tensor, plan, parts) if plan.steps is not None and not turned else _move(tensor, plan, parts)
+        move_usual(tensor, plan, parts) if plan.steps is not None and not turned else move_tensor(tensor, plan, parts)
         for tensor, plan in zip(element.tensors(), arch.plan, strict=True)
     ]
     return element.with_tensors(moved)
-
-
-class _Parts(NamedTuple):
-    """A group element, worked out to what is done to tensors."""
-
-    group: GroupElement
-    rows: _Slots
-    columns: _Slots
-    offsets: _Slots
-    sources: _Slots
-    batch: torch.Size
-    kind: Kind
-
-
-def _move_usual(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
-    """What :func:`_move` does, for tensors with steps and without maps: small networks feel every line of it."""
-    moved = tensor
-    assert plan.steps is not None
-    for axis, after, slot, role, written in plan.steps:
-        factor = parts.rows[role] if written else parts.columns[role]
-        if axis == 0:
-            moved = _write(moved, parts.sources[slot], factor, after)
-        else:
-            moved = _read(tensor, moved, parts.group.permutation[slot], factor, axis, after)
-    if plan.carrier is not None:
-        offset = parts.offsets[plan.carrier]
-        if offset is not None:
-            moved = tensor + offset if moved is tensor else moved.add_(offset)
-    return moved
-
-
-def _move(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor:
-    """Moves one tensor as its plan says."""
-    if plan.split is not None:
-        axis, sizes, plans = plan.split
-        axis += len(parts.batch)
-        pieces = tensor.split_with_sizes(list(sizes), axis)
-        moved = [_move(piece, inner, parts) for piece, inner in zip(pieces, plans, strict=True)]
-        untouched = all([new is old for new, old in zip(moved, pieces, strict=True)])
-        return tensor if untouched else torch.cat(moved, axis)
-    if len(plan.moves) == 0:
-        return tensor
-    original = tensor if plan.factors is None else tensor.reshape(*parts.batch, *plan.factors)
-    moved_ = original
-    done = _move_kernels(original, plan, parts) if plan.fused else None
-    if done is not None:
-        moved_ = done
-    for i, move in enumerate(plan.moves):
-        still = done is not None and i < 2  # their permutations are done
-        factor = _factor(move, parts)
-        variance = factor is not None and plan.eps is not None
-        applied = None if variance else factor
-        if move.outer is None and move.axis == 0:
-            moved_ = _write(moved_, None if still else parts.sources[move.slot], applied, move.after)
-        elif move.outer is None:
-            permutation = None if still else parts.group.permutation[move.slot]
-            moved_ = _read(original, moved_, permutation, applied, move.axis, move.after)
-        else:
-            moved_ = _move_within(moved_, move, parts, applied)
-        if factor is not None and plan.eps is not None:
-            spread = (
-                _spread(factor, move.axis, move.after)
-                if move.outer is None
-                else _within(factor, move, moved_, parts.batch)
-            )
-            moved_ = _scale_variance(moved_, spread, plan.eps, parts.kind)
-        for slot, degree in move.roles:
-            map_ = parts.group.maps[slot]
-            if map_ is not None:
-                moved_ = _apply_map(moved_, map_, move, degree, parts)
-    if plan.carrier is not None:
-        offset = parts.offsets[plan.carrier]
-        if offset is not None:
-            moved_ = original + offset if moved_ is original else moved_.add_(offset)
-    if moved_ is original:
-        return tensor
-    return moved_ if plan.factors is None else moved_.reshape(tensor.shape)
-
-
-def _move_kernels(tensor: Tensor, plan: Plan, parts: _Parts) -> Tensor | None:
-    """Permutes rows and columns of whole kernels in one pass; None if one of the two stays."""
-    rows, columns = plan.moves[:2]
-    source, permutation = parts.sources[rows.slot], parts.group.permutation[columns.slot]
-    if source is None or permutation is None:
-        return None
-    out, into = plan.shape[:2]
-    index = source.view(*parts.batch, out, 1) * into + permutation.expand(*parts.batch, into).unsqueeze(-2)
-    kernels = tensor.reshape(-1, *plan.shape[2:])
-    return kernels.index_select(0, index.reshape(index.numel())).view(tensor.shape)
-
-
-def _factor(move: Move, parts: _Parts) -> Tensor | None:
-    """What one factor of a tensor is multiplied with: the product over its spaces."""
-    if len(move.roles) == 1:
-        slot, degree = move.roles[0]
-        if degree == 1:
-            return parts.rows[slot]
-        if degree == -1:
-            return parts.columns[slot]
-    total: Tensor | None = None
-    for slot, degree in move.roles:
-        factor = parts.rows[slot] if degree > 0 else parts.columns[slot]
-        if factor is not None:
-            factor = factor if abs(degree) == 1 else factor ** abs(degree)
-            total = factor if total is None else total * factor
-    return total
-
-
-def _scale_variance(variance: Tensor, factor: Tensor, eps: float, kind: Kind) -> Tensor:
-    """a^2 (v + eps) - eps, so that the root of v + eps takes exactly the factor a."""
-    if kind is not Kind.POINT:
-        return variance * factor
-    scaled = factor * (variance + eps) - eps
-    if not holds(scaled >= 0):
-        raise ValueError(
-            f"a running variance would become negative ({float(scaled.min()):.3g}): where it is as small as eps="
-            f"{eps:g}, a neuron takes no smaller factor; draw factors nearer to 1 (ReLUScale(max_scale=...)), or leave "
-            "the space before that norm out"
-        )
-    return scaled
-
-
-def _within(values: Tensor, move: Move, like: Tensor, batch: torch.Size) -> Tensor:
-    """Values ``(*batch, outer, size)`` with axes of 1 between and behind, so that they broadcast over a tensor."""
-    assert move.outer is not None
-    dims = like.dim() - len(batch)
-    outer, size = values.shape[values.dim() - 2], values.shape[-1]
-    shape = [1] * dims
-    shape[move.outer], shape[move.axis] = outer, size
-    if move.outer > move.axis:
-        values = values.transpose(-1, -2)
-    return values.reshape(*values.shape[: values.dim() - 2], *shape)
-
-
-def _move_within(tensor: Tensor, move: Move, parts: _Parts, factor: Tensor | None) -> Tensor:
-    permutation = parts.group.permutation[move.slot]
-    if permutation is not None:
-        index = _within(permutation, move, tensor, parts.batch).expand(tensor.shape)
-        tensor = tensor.gather(tensor.dim() - 1 - move.after, index)
-    return tensor if factor is None else tensor * _within(factor, move, tensor, parts.batch)
-
-
-def _apply_map(tensor: Tensor, maps: Tensor, move: Move, degree: int, parts: _Parts) -> Tensor:
-    """M along one factor where it is written, the inverse transpose where it is read; dual for gradients."""
-    dtype = wide(tensor.dtype)  # half precision has no inverse, and would round more than once
-    maps = maps.to(dtype)
-    if (degree < 0) != (parts.kind is Kind.COTANGENT):
-        maps = torch.linalg.inv(maps).mT
-    dims = len(parts.batch)
-    own = (move.axis,) if move.outer is None else (move.outer, move.axis)
-    source, target = [dims + a for a in own], list(range(dims, dims + len(own)))
-    rows = tensor.to(dtype).movedim(source, target)
-    lead = rows.shape[: dims + len(own)]
-    moved = torch.matmul(maps, rows.reshape(*lead, rows.shape[len(lead) :].numel())).reshape(rows.shape)
-    return moved.movedim(target, source).to(tensor.dtype)
 
 
 def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpaceElement, GroupElement]:
@@ -554,7 +384,7 @@ def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpa
     return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :])), group
 
 
-def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slots, _Slots, _Slots]:
+def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[Slots, Slots, Slots]:
     """Per hidden space: what multiplies the rows, what multiplies the columns, what is added to the bias."""
     arch = group.architecture
     rows: list[Tensor | None] = []
@@ -565,7 +395,7 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
         activation = space.activation
         assert activation is not None
         scale = None if scale is None else scale.to(dtype)
-        row, column = scale, _output_factor(activation, scale)
+        row, column = scale, output_factor(activation, scale)
         if kind is Kind.COTANGENT and activation.positively_homogeneous:
             row = None if row is None else row.reciprocal()
             column = None if column is None else column.reciprocal()
@@ -586,63 +416,3 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[_Slot
         columns.append(column)
         offsets.append(offset)
     return tuple(rows), tuple(columns), tuple(offsets)
-
-
-def _output_factor(activation: Activation, scale: Tensor | None) -> Tensor | None:
-    """1 / c without the parity: what everything that reads the space is multiplied with."""
-    if scale is None or (activation.even and not activation.positively_homogeneous):
-        return None
-    if activation.even:
-        return scale.abs().reciprocal()
-    # Signs are their own reciprocals.
-    return scale.reciprocal() if activation.positively_homogeneous else scale
-
-
-def _flat_index(permutation: Tensor) -> Tensor:
-    """Positions of the permuted neurons when all neurons of the batch stand in one row."""
-    *batch, size = permutation.shape
-    if not batch:
-        return permutation
-    count = permutation.numel()
-    start = torch.arange(0, count, size, device=permutation.device).view(*batch, 1)
-    return (permutation + start).view(count)
-
-
-def _write(tensor: Tensor, source: Tensor | None, factor: Tensor | None, after: int) -> Tensor:
-    """Gathers and multiplies along the first axis behind the batch, with ``after`` other axes behind that.
-
-    Whole rows are copied at once, which is many times faster than gathering entries.
-    """
-    moved = tensor
-    if source is not None:
-        moved = tensor.reshape(source.shape[0], *tensor.shape[tensor.dim() - after :])
-        moved = moved.index_select(0, source).view(tensor.shape)
-    if factor is not None:
-        factor = _spread(factor, 0, after)
-        moved = moved * factor if moved is tensor else moved.mul_(factor)
-    return moved
-
-
-def _read(
-    original: Tensor, current: Tensor, permutation: Tensor | None, factor: Tensor | None, before: int, after: int
-) -> Tensor:
-    """Gathers and multiplies along one axis, with ``before`` other axes between the batch and it, and ``after`` behind.
-
-    Writes into ``current`` if that is no longer the caller's tensor, so that one call of :func:`act` makes
-    one new tensor per parameter when there are no permutations.
-    """
-    if permutation is not None:
-        index = _spread(permutation, before, after).expand(current.shape)
-        current = current.gather(current.dim() - 1 - after, index)
-    if factor is not None:
-        factor = _spread(factor, before, after)
-        current = current * factor if current is original else current.mul_(factor)
-    return current
-
-
-def _spread(values: Tensor, before: int, after: int) -> Tensor:
-    for _ in range(before):
-        values = values.unsqueeze(-2)
-    for _ in range(after):
-        values = values.unsqueeze(-1)
-    return values
