@@ -181,6 +181,17 @@ def _plane_across(axis: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
     return u.to(like), torch.linalg.cross(n, u).to(like)
 
 
+def _check_degrees(owner: Rotate | Affine) -> None:
+    settings.number_or_range(owner, "degrees", 0, math.inf)
+    degrees = owner.degrees
+    if isinstance(degrees, tuple) and degrees[0] == -degrees[1]:
+        # One setting, one spelling: equal transforms must compare equal.
+        raise ValueError(
+            f"{type(owner).__name__}: degrees={degrees} is symmetric; write degrees={degrees[1]:g}, which draws all "
+            f"angles from -{degrees[1]:g} to {degrees[1]:g}"
+        )
+
+
 @dataclass(frozen=True)
 class Rotate(_Geometry):
     """Rotates the input: the new network at x is the old one at R x. Preserves the function up to R.
@@ -207,13 +218,7 @@ class Rotate(_Geometry):
 
     def __post_init__(self) -> None:
         if self.degrees is not None:
-            settings.number_or_range(self, "degrees", 0, math.inf)
-            if isinstance(self.degrees, tuple) and self.degrees[0] == -self.degrees[1]:
-                # One setting, one spelling: equal transforms must compare equal.
-                raise ValueError(
-                    f"Rotate: degrees={self.degrees} is symmetric; write degrees={self.degrees[1]:g}, which draws all "
-                    f"angles from -{self.degrees[1]:g} to {self.degrees[1]:g}"
-                )
+            _check_degrees(self)
         settings.sequence(self, "axis")
         settings.sequence(self, "center")
         if self.axis is not None and (len(self.axis) != 3 or not any(self.axis) or self.degrees is None):
@@ -353,7 +358,7 @@ class Affine(_Geometry):
 
     def __post_init__(self) -> None:
         if self.degrees is not None:
-            settings.number_or_range(self, "degrees", 0, math.inf)
+            _check_degrees(self)
         _amounts(self, "translate")
         settings.number_or_range(self, "scale", 0, 1, ends="[)", least=0)
         settings.number(self, "shear", 0)
