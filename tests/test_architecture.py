@@ -235,3 +235,13 @@ def test_differences_of_deep_networks_stay_short() -> None:
     deep = [Architecture.mlp((2, *[width] * 300, 1), name) for width, name in ((8, "relu"), (9, "tanh"))]
     assert len(difference(*deep)) < 400
     assert difference(*deep).endswith("and 298 more")
+
+
+def test_a_changed_copy_of_layers_follows_them():
+    import dataclasses
+
+    old = Architecture.mlp((2, 8, 1), "tanh")
+    layers = tuple(dataclasses.replace(layer, bias=False) for layer in old.layers)
+    new = dataclasses.replace(old, layers=layers)
+    assert new == Architecture.mlp((2, 8, 1), "tanh", bias=False)
+    assert new.num_parameters == 24

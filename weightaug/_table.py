@@ -61,7 +61,13 @@ class Plan:
     split: tuple[int, tuple[int, ...], tuple[Plan, ...]] | None = None
 
 
-def expand_layers(spaces: Sequence[Space], layers: Sequence[Layer]) -> tuple[TensorSpec, ...]:
+class Expanded(tuple[TensorSpec, ...]):
+    """Tensors that layers stand for: they follow the layers, where ``dataclasses.replace`` hands both over."""
+
+    __slots__ = ()
+
+
+def expand_layers(spaces: Sequence[Space], layers: Sequence[Layer]) -> Expanded:
     """The tensors that layers stand for, each layer's weight before its bias."""
     sizes = {space.name: space.size for space in spaces}
     specs = []
@@ -72,7 +78,7 @@ def expand_layers(spaces: Sequence[Space], layers: Sequence[Layer]) -> tuple[Ten
         specs.append(TensorSpec(f"{layer.name}.weight", (written, read, *kernel)))
         if layer.bias:
             specs.append(TensorSpec(f"{layer.name}.bias", (written,)))
-    return tuple(specs)
+    return Expanded(specs)
 
 
 def check_table(spaces: Sequence[Space], tensors: Sequence[TensorSpec]) -> None:

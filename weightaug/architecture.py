@@ -18,7 +18,7 @@ from torch import nn
 from weightaug._activations import Activation, as_activation
 from weightaug._axes import TensorSpec
 from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
-from weightaug._table import Plan, check_table, expand_layers, plan_table
+from weightaug._table import Expanded, Plan, check_table, expand_layers, plan_table
 
 __all__ = ["Activation", "Architecture", "Layer", "Space", "TensorSpec"]
 
@@ -181,6 +181,8 @@ class Architecture:
         put(self, "output_offset", as_number(self.output_offset, "output_offset"))
         if self.convention is not None:
             put(self, "convention", as_text(self.convention, "convention"))
+        if isinstance(self.tensors, Expanded):
+            put(self, "tensors", ())
         self._check_fields()
         put(self, "tensors", tuple(self.tensors) or expand_layers(self.spaces, self.layers))
         put(self, "wiring", self._wire() if self.layers else self._wire_table())

@@ -184,7 +184,7 @@ def _plane_across(axis: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
 def _check_degrees(owner: Rotate | Affine) -> None:
     settings.number_or_range(owner, "degrees", 0, math.inf)
     degrees = owner.degrees
-    if isinstance(degrees, tuple) and degrees[0] == -degrees[1]:
+    if isinstance(degrees, tuple) and degrees[0] == -degrees[1] != 0:
         # One setting, one spelling: equal transforms must compare equal.
         raise ValueError(
             f"{type(owner).__name__}: degrees={degrees} is symmetric; write degrees={degrees[1]:g}, which draws all "
