@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
-from weightaug.group import act
+from weightaug.evaluation import evaluate
+from weightaug.group import GroupElement, act
 from weightaug.matching.descent import Pairs
 from weightaug.matching.moves import Moves
 from weightaug.matching.rules import Rule
 
-__all__ = ["match_functions"]
+__all__ = ["match_functions", "or_nothing"]
 
 _ENTRIES = 2**19  # hidden values that are computed at a time on a CPU, so that most of them stay in the cache
 
@@ -56,6 +57,43 @@ def match_functions(
         size = max(_ENTRIES // (len(x) * widest), 1)
     parts = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
     return Moves.cat([_match_part(a[i], b[i], rules, x, start[i], steps, rate) for i in parts])
+
+
+def or_nothing(a: WeightSpaceElement, b: WeightSpaceElement, group: GroupElement, points: Tensor) -> GroupElement:
+    """The group element where its mid-point is at least as good as that of b as it is, and the identity elsewhere.
+
+    Balanced scales are no moves, so b as it is does not occur among the moves that :func:`match_functions` tries.
+
+    Args:
+        a: The networks to align to, a flat batch in its own scales.
+        b: The networks to align, likewise.
+        group: What aligns them.
+        points: Coordinates, ``(n, in)``.
+    """
+    target = (evaluate(a, points) + evaluate(b, points)) / 2
+
+    def error(moved: WeightSpaceElement) -> Tensor:
+        middle = WeightSpaceElement.unflatten(a.architecture, (a.flatten() + moved.flatten()) / 2)
+        return (evaluate(middle, points) - target).square().flatten(1).mean(1)
+
+    keep = (error(act(b, group)) <= error(b)).unsqueeze(-1)
+
+    def chosen(part: tuple[Tensor | None, ...], neutral: int | None) -> tuple[Tensor | None, ...]:
+        return tuple(
+            [
+                None
+                if t is None
+                else torch.where(keep, t, torch.arange(t.shape[-1], device=t.device) if neutral is None else neutral)
+                for t in part
+            ]
+        )
+
+    return GroupElement.of(
+        a.architecture,
+        permutation=chosen(group.permutation, None),
+        scale=chosen(group.scale, 1),
+        shift=chosen(group.shift, 0),
+    )
 
 
 def _match_part(

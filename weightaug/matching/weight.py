@@ -17,7 +17,7 @@ from weightaug.matching.annealing import anneal
 from weightaug.matching.assignment import on_device_solver
 from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, topological_slots, unflat
 from weightaug.matching.descent import BLOCK, Pairs
-from weightaug.matching.function import match_functions
+from weightaug.matching.function import match_functions, or_nothing
 from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick, random_moves
 from weightaug.matching.rules import Rule, Symmetry, check_count, check_generator, check_pair, resolve
@@ -137,6 +137,7 @@ def match(
 
     def align(a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
         a, b = flat64(a, device), flat64(b, device)
+        plain_a, plain_b = a, b
         balance_a, balance_b = balance(a, rules), balance(b, rules)
         a, b = act(a, balance_a), act(b, balance_b)
         if points is not None and method == "activation":
@@ -145,7 +146,8 @@ def match(
             moves, _ = solve(a, b, rules, starts, kicks, max_sweeps=max_sweeps, generator=generator)
         if points is not None and method == "function":
             moves = match_functions(a, b, rules, points, moves, dtype=precision)
-        return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
+        group = balance_a.inverse() @ moves.group(a.architecture) @ balance_b
+        return group if points is None or method != "function" else or_nothing(plain_a, plain_b, group, points)
 
     if len(a.batch_shape) != 1 or len(a) <= _PIECE:
         return unflat(align(a, b), b)
