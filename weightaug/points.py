@@ -67,7 +67,8 @@ def grid(sizes: Sequence[int]) -> Tensor:
     Args:
         sizes: Points along each input, at least 1; one point lies in the middle.
     """
-    axes = [torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1).double() for n in sizes]
+    middle = torch.zeros(1, dtype=torch.float64, device="cpu")
+    axes = [torch.linspace(-1, 1, n, dtype=torch.float64, device="cpu") if n > 1 else middle for n in sizes]
     mesh = torch.meshgrid(*reversed(axes), indexing="ij")
     return torch.stack(tuple(reversed(mesh)), -1).reshape(math.prod(sizes), len(sizes))
 

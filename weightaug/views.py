@@ -93,10 +93,10 @@ def make_views(
     made_with = _fingerprint(transform)
     shards = []
     for view in range(count):
-        order = torch.arange(len(networks))
+        order = torch.arange(len(networks), device="cpu")
         if transform.mixes:  # data sets are often sorted by class: partners are to come from everywhere
-            generator = torch.Generator().manual_seed(seed_of(seed, view, "order"))
-            order = torch.randperm(len(networks), generator=generator)
+            generator = torch.Generator("cpu").manual_seed(seed_of(seed, view, "order"))
+            order = torch.randperm(len(networks), generator=generator, device="cpu")
         for first in range(0, len(networks), shard_size):
             index = order[first : first + shard_size]
             shards.append(

@@ -26,8 +26,8 @@ def pixel_grid(
         order: "xy": (x, y), as most INRs of images have it; "ij": (row, column), as NFN.
         dtype: Of the coordinates.
     """
-    y = torch.linspace(-1, 1, height, dtype=dtype)
-    x = torch.linspace(-1, 1, width, dtype=dtype)
+    y = torch.linspace(-1, 1, height, dtype=dtype, device="cpu")
+    x = torch.linspace(-1, 1, width, dtype=dtype, device="cpu")
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     axes = [columns, rows] if order == "xy" else [rows, columns]
     return torch.stack(axes, dim=-1).reshape(-1, 2)
@@ -79,7 +79,7 @@ def fit_inrs(
         )
     if not images.is_floating_point():
         raise TypeError(f"images: expected floating values in [0, 1], got {images.dtype}; divide bytes by 255")
-    least, most = images.aminmax() if images.numel() else (torch.zeros(()), torch.ones(()))
+    least, most = images.aminmax() if images.numel() else (torch.zeros((), device="cpu"), torch.ones((), device="cpu"))
     if not (least >= 0 and most <= 1):
         raise ValueError(f"images: expected values in [0, 1], got {float(least)} to {float(most)}")
     planes = images.unsqueeze(1) if images.dim() == 3 else images

@@ -37,7 +37,7 @@ def initial_weights(
     Raises:
         ValueError: If a layer has no bias.
     """
-    drawn = torch.empty(len(seeds), architecture.num_parameters, dtype=torch.float64)
+    drawn = torch.empty(len(seeds), architecture.num_parameters, dtype=torch.float64, device="cpu")
     generator = torch.Generator()
     for row, seed in zip(drawn, seeds, strict=True):
         generator.manual_seed(seed)

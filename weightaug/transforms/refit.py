@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from weightaug._modes import untraced
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.evaluation import evaluate, psnr_of_values
@@ -110,6 +111,10 @@ class Refit(Transform):
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> RefitParams:
         self.check(element.architecture)
         changed, inner = self.transform.sample_apply(element, generator=generator)
+        return self._refitted(element, changed, inner)
+
+    @untraced
+    def _refitted(self, element: WeightSpaceElement, changed: WeightSpaceElement, inner: Params) -> RefitParams:
         with undisturbed(element.device):
             own, start = element.map(ordinary), changed.map(ordinary)
             x = points_of(self.points, element.architecture).to(element.device)
@@ -123,7 +128,7 @@ class Refit(Transform):
             return RefitParams(inner, change, psnr_of_values(wanted, evaluate(_plus(own, change), x)))
 
     def apply(self, element: WeightSpaceElement, params: RefitParams) -> WeightSpaceElement:
-        return _plus(element, params.change)
+        return _plus(element, params.change.to(element.dtype))
 
     def apply_targets(self, targets: tuple[Any, ...], params: RefitParams) -> tuple[Any, ...]:
         return self.transform.apply_targets(targets, params.inner)
