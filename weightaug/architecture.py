@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from weightaug._activations import Activation, as_activation
 from weightaug._axes import TensorSpec
 from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
 from weightaug._table import Expanded, Plan, check_table, expand_layers, plan_table
+from weightaug._wiring import Wiring
 
 __all__ = ["Activation", "Architecture", "Layer", "Space", "TensorSpec"]
 
@@ -94,33 +95,6 @@ class Layer:
             put(self, key, as_text(getattr(self, key), f"layer {self.name!r}: {key}"))
         put(self, "kernel", as_integers(self.kernel, f"layer {self.name!r}: kernel"))
         put(self, "bias", as_bool(self.bias, f"layer {self.name!r}: bias"))
-
-
-class Wiring(NamedTuple):
-    """How spaces and layers refer to each other, as positions instead of names.
-
-    Attributes:
-        reads: For each layer, the space that it reads.
-        writes: For each layer, the space that it writes.
-        hidden: The spaces with an activation; their order is the order in every ``GroupElement``.
-        inputs: The spaces that no layer writes.
-        outputs: The spaces that no layer reads.
-        order: Spaces in an order in which they can be evaluated.
-        read_slots: For each layer, the position of the space that it reads in ``hidden``, or None.
-        write_slots: For each layer, the position of the space that it writes in ``hidden``, or None.
-        bias_carriers: For each hidden space, the layer whose bias takes a shift of the pre-activation (the
-            first one with a bias), or None.
-    """
-
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
-    hidden: tuple[int, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    order: tuple[int, ...]
-    read_slots: tuple[int | None, ...]
-    write_slots: tuple[int | None, ...]
-    bias_carriers: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
