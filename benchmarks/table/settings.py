@@ -145,7 +145,7 @@ class Settings:
     reader_rows: tuple[str, ...] = ("none",)
     train: TrainSettings = field(default_factory=TrainSettings)
     data_dir: Path | None = None
-    output: Path = Path(__file__).resolve().parent / "runs"
+    output: Path = Path(__file__).resolve().parents[1] / "runs"
     steps: tuple[Literal["plan", "fit", "train", "report"], ...] = ("fit", "train", "report")
     recorded: bool = False
     one_version: bool = False
