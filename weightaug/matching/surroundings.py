@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from weightaug._modes import untraced
+
 __all__ = ["undisturbed"]
 
 P = ParamSpec("P")
@@ -22,12 +24,9 @@ def undisturbed(function: Callable[P, T]) -> Callable[P, T]:
     device and dtype, so that defaults do not matter.
     """
 
+    @untraced
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        if torch.compiler.is_compiling():
-            # Disabled here, not when the module is imported: that would load the compiler for everybody.
-            result: T = torch.compiler.disable(run)(*args, **kwargs)
-            return result
         with torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 
