@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +29,14 @@ from benchmarks.running.on_ray import RayExecutor
 from benchmarks.table import report
 from benchmarks.table.cell import Cell
 from benchmarks.table.rows import ROWS
-from benchmarks.table.settings import PRESETS, Settings
+from benchmarks.table.settings import PRESETS as PLAIN
+from benchmarks.table.settings import Settings
+from benchmarks.table.study import STUDY
 from benchmarks.table.training import split_sizes
 
 JobType = TypeVar("JobType", bound=Job)
+
+PRESETS = PLAIN | STUDY
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
@@ -47,10 +52,16 @@ def fitting_jobs(settings: Settings) -> list[Part]:
     """One job for every part of every view of every data set."""
     return [
         part
+        for seed in (settings.seeds if settings.redraw else (0,))
         for dataset in settings.datasets
         for view in range(settings.all_views)
         for split in parts_of(
-            dataset, view, settings.fit_of(dataset), settings.output / "inrs", settings.data_dir, settings.device
+            dataset,
+            view,
+            settings.fit_of(dataset, seed),
+            settings.output / "inrs",
+            settings.data_dir,
+            settings.device,
         )
         for part in split
     ]
@@ -66,11 +77,14 @@ def training_jobs(settings: Settings) -> list[Cell]:
             row=row,
             views=views,
             seed=seed,
-            fit=settings.fit_of(dataset),
+            fit=settings.fit_of(dataset, seed),
             model_settings=settings.model_of(model),
-            train=settings.train_of(dataset, model, views),
+            train=settings.train_of(dataset, model, views, seed),
             folder=settings.output,
             pool_views=pool_views if ROWS[row].mixes else None,
+            # Partners from all views have been seen.
+            fresh_view=views if settings.all_views > views and settings.mixup_pool == "views" else None,
+            redraw=settings.redraw,
             device=settings.device,
             data_dir=settings.data_dir,
         )
@@ -88,6 +102,7 @@ def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, An
     Returns:
         The statistics, or None if not all networks are there.
     """
+    settings = replace(settings, seeds=settings.seeds[:1]) if settings.redraw else settings  # of the first seed
     parts = [part for part in fitting_jobs(settings) if part.dataset == dataset]
     covered = {"parts": [part.settings | {"images": [part.first, part.last]} for part in parts]}
     path = settings.output / "statistics" / f"{dataset}-{short_hash(covered)}.json"
@@ -97,7 +112,7 @@ def network_statistics(settings: Settings, dataset: DatasetName) -> dict[str, An
         return known
     if not all(part.done for part in parts):
         return None
-    fit = settings.fit_of(dataset)
+    fit = settings.fit_of(dataset, settings.seeds[0])
     views = settings.all_views
     networks = load_networks(dataset, views, fit, settings.output / "inrs", settings.data_dir)
     statistics = quality.statistics_of(networks)

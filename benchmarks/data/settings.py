@@ -35,9 +35,10 @@ class ImageFitSettings:
         limit: Use that many images only, None for all. For data sets without official splits.
         images: How many images to train, validate and test on: the first of each official split (see
             ``benchmarks.data.images``), None for all.
+        nth: Which so many of each official split: 0 for the first, 1 for those that follow, and so on.
     """
 
-    CHOICE: ClassVar = ("batch", "limit", "images")  # fields that decide which networks are made, not how
+    CHOICE: ClassVar = ("batch", "limit", "images", "nth")  # fields that decide which networks are made, not how
     weight_decay: ClassVar[float] = 0.0
     points_per_step: ClassVar[None] = None
 
@@ -51,12 +52,16 @@ class ImageFitSettings:
     batch: int = 128
     limit: int | None = None
     images: tuple[int, int, int] | None = None
+    nth: int = 0
 
     def __post_init__(self) -> None:
         _check(self, "fit")
         at_least("fit.check-every", self.check_every, 1)
         at_least("fit.limit", self.limit, 1)
         check_each("fit.images", self.images or (), at_least, 1)
+        at_least("fit.nth", self.nth, 0)
+        needed = self.nth == 0 or self.images is not None
+        expect("fit.nth", self.nth, needed, "0 without fit.images, which say how many images there are of each kind")
 
     @property
     def convention(self) -> Convention:

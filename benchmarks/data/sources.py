@@ -155,9 +155,13 @@ class ImageSource:
         if settings.images is None:
             return self.splits
         for what, wanted, split in zip(("train", "validation", "test"), settings.images, self.splits, strict=True):
-            if not 0 < wanted <= len(split):
-                raise ValueError(f"{self.name}: expected 1 to {len(split)} images of {what}, got {wanted}")
-        return tuple(split[:wanted] for split, wanted in zip(self.splits, settings.images, strict=True))
+            if not 0 < wanted * (settings.nth + 1) <= len(split):
+                most = len(split) // (settings.nth + 1)
+                raise ValueError(f"{self.name}: expected 1 to {most} images of {what}, got {wanted}")
+        return tuple(
+            split[wanted * settings.nth : wanted * (settings.nth + 1)]
+            for split, wanted in zip(self.splits, settings.images, strict=True)
+        )
 
     def check(self) -> None:
         _images(self.name, self.data_dir)

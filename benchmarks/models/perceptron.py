@@ -16,7 +16,14 @@ from benchmarks.models.classifier import NetworkClassifier
 from weightaug import Architecture, WeightSpaceElement
 from weightaug.matching import Frame, fit_frame
 
-Reads = Literal["weights", "frame", "values"]
+Reads = Literal["weights", "member", "frame", "frames", "values"]
+
+# What a reader of aligned weights aligns to: how many references of which kind.
+FRAMES: dict[Reads, tuple[int, Literal["mean", "member"]]] = {
+    "member": (1, "member"),
+    "frame": (1, "mean"),
+    "frames": (8, "member"),
+}
 
 FRAME_OF = 500  # networks of the training set, at most, of which the frame is the mean
 
@@ -28,7 +35,8 @@ class PerceptronReader(NetworkClassifier):
         architecture: Of the networks to classify.
         classes: Number of classes.
         reads: "weights" as they are; "frame": the weights of the network aligned to the mean frame of the training set
-            over its whole symmetry group; "values": outputs at fixed random points in [-1, 1].
+            over its whole symmetry group, "member": to one network of it, "frames": to 8, side by side; "values":
+            outputs at fixed random points in [-1, 1].
         hidden: Units of a hidden layer.
         layers: Hidden layers.
         dropout: Share of the units that is set to zero in training.
@@ -50,7 +58,9 @@ class PerceptronReader(NetworkClassifier):
         self.reads, inputs = reads, architecture.inputs[0].size
         self.points: Tensor
         self.register_buffer("points", 2 * torch.rand(points, inputs, generator=torch.Generator().manual_seed(0)) - 1)
-        count = points * architecture.outputs[0].size if reads == "values" else architecture.num_parameters
+        references, _ = FRAMES.get(reads, (1, "member"))
+        weights = references * architecture.num_parameters
+        count = points * architecture.outputs[0].size if reads == "values" else weights
         self.centre: Tensor
         self.spread: Tensor
         self.register_buffer("centre", torch.zeros(count))
@@ -66,26 +76,27 @@ class PerceptronReader(NetworkClassifier):
     @property
     def prepares(self) -> bool:
         """Whether :meth:`prepare` changes networks."""
-        return self.reads == "frame"
+        return self.reads in FRAMES
 
     def set_statistics(self, training_set: WeightSpaceElement) -> None:
         """Takes the frame, and the mean and deviation of each number, from the networks of the training set."""
-        if self.reads == "frame":
+        if self.reads in FRAMES:
+            references, kind = FRAMES[self.reads]
             generator = torch.Generator().manual_seed(0)
-            self._frame = fit_frame(training_set[:FRAME_OF], generator=generator)
+            self._frame = fit_frame(training_set[:FRAME_OF], references, kind=kind, generator=generator)
         numbers = self.numbers(self.prepare(training_set))
         self.centre.copy_(numbers.mean(0))
         self.spread.copy_(numbers.std(0) if len(numbers) > 1 else torch.ones_like(self.spread))
 
     def prepare(self, element: WeightSpaceElement) -> WeightSpaceElement:
-        """The networks as :meth:`forward` expects them: aligned to the frame, if there is one."""
-        return element if self._frame is None else self._frame.align(element)[:, 0]
+        """The networks as :meth:`forward` expects them: ``(batch, references)`` if there is a frame."""
+        return element if self._frame is None else self._frame.align(element)
 
     def numbers(self, element: WeightSpaceElement) -> Tensor:
         """What is read of prepared networks, ``(batch, numbers)``."""
-        return element(self.points).flatten(1) if self.reads == "values" else element.flatten()
+        return (element(self.points) if self.reads == "values" else element.flatten()).flatten(1)
 
     def forward(self, element: WeightSpaceElement) -> Tensor:
         """Class scores ``(batch, classes)`` of a batch of prepared networks."""
-        self.check(element)
+        self.check(element if self._frame is None else element[:, 0])
         return self.body((self.numbers(element) - self.centre) / self.spread.clamp_min(1e-8))

@@ -7,17 +7,20 @@ from typing import Any, ClassVar, Literal
 
 from benchmarks.running.commands import at_least, expect, positive, share
 
-ModelName = Literal["dws", "relation-transformer", "dws-odd", "mlp", "mlp-frame", "probe"]
+ModelName = Literal["dws", "relation-transformer", "dws-odd", "mlp", "mlp-member", "mlp-frame", "mlp-frames", "probe"]
 
 MODEL_LABELS: dict[ModelName, str] = {
     "dws": "DWS",
     "relation-transformer": "Relation Transformer",
     "dws-odd": "DWS with signs built in",
     "mlp": "MLP on raw weights",
+    "mlp-member": "MLP on weights aligned to one training network",
     "mlp-frame": "MLP on weights aligned to a mean frame",
+    "mlp-frames": "MLP on weights aligned to 8 training networks, side by side",
     "probe": "MLP on values of the function",
 }
-READERS: tuple[ModelName, ...] = ("mlp", "mlp-frame", "probe")  # plain readers, which augmentations are not about
+# Plain readers, which augmentations are not about.
+READERS: tuple[ModelName, ...] = ("mlp", "mlp-member", "mlp-frame", "mlp-frames", "probe")
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,14 @@ class Cell(Training):
         fit: How the networks were fitted.
         folder: Where fitted networks and results lie.
         data_dir: Where the data lie that the networks were fitted to; None for their usual place.
+        redraw: Whether samples, split and fits are those of the seed.
     """
 
     dataset: DatasetName
     fit: FitSettings
     folder: Path
     data_dir: Path | None = None
+    redraw: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -48,6 +50,8 @@ class Cell(Training):
         row = ROWS[self.row]
         fitting = described(self.fit)
         del fitting["batch"]
+        if not fitting.get("nth"):  # said since; older results are of the first images
+            fitting.pop("nth", None)
         settings = {
             "dataset": self.dataset,
             **source(self.dataset, self.data_dir).identity,
@@ -62,6 +66,8 @@ class Cell(Training):
             "model_settings": _said(self.model_settings),
             "train": _said(self.train),
         }
+        if self.redraw:
+            settings["redraw"] = True
         return plain(settings)
 
     @property
@@ -77,7 +83,7 @@ class Cell(Training):
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Trains the classifier and writes the result."""
-        views = max(self.views, self.pool_views or 0)
+        views = max(self.views, self.pool_views or 0, 0 if self.fresh_view is None else self.fresh_view + 1)
         networks = _networks(self.dataset, views, self.fit, self.folder / "inrs", self.data_dir)
         started, processor = time.perf_counter(), time.process_time()
         outcome = train(self, networks, progress)

@@ -73,6 +73,10 @@ OWN_ROWS: dict[str, Row] = {
         "SIREN negation, then full-group alignment + MixUp",
         lambda pool=None: wa.Compose((wa.SirenNegation(p=0.5), _aligned("auto", pool))),
     ),
+    # The paper's range of k moves biases by up to 4 half periods, further than any fit does.
+    "siren_bias_bounded": Row("SIREN bias, k from -1 to 1", lambda pool=None: wa.SirenBias(k_max=1)),
+    # The paper's rotations leave the sampling grid; these do not.
+    "dihedral": Row("Dihedral (right angles and flips)", lambda pool=None: wa.Dihedral()),
     "canonical": Row("Canonical form (train and test)", None, "canonical"),
     # Named in the paper's section 1, in which no figure follows.
     "feature_mixup": Row("Feature MixUp (penultimate layer)", None, "feature_mixup"),

@@ -25,7 +25,20 @@ from benchmarks.models.settings import (
 from benchmarks.running.commands import at_least, check_each, distinct, expect, positive, share
 from benchmarks.table.rows import PAPER_ROWS, ROWS
 
-PresetName = Literal["quick", "smoke", "small", "published", "paper"]
+PresetName = Literal[
+    "quick",
+    "smoke",
+    "small",
+    "published",
+    "paper",
+    "study",
+    "study-readers",
+    "study-views",
+    "study-redrawn",
+    "study-leak",
+    "study-transformer",
+    "study-shapes",
+]
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,13 @@ class TrainSettings:
         validation: Share of the images that selects the epoch, where the data set has no official splits.
         test: Share of the images that is held out, where the data set has no official splits.
         split_seed: Of the split of the images, the same in all cells.
+        images: Train on the first so many of the images that are there to train on; None for all.
         augment_batch: Networks that are augmented at once, and among which Mixup finds its partners
             (see ``mixup_pool`` for the paper's).
         amsgrad: Whether AdamW divides by the largest second moment so far; not stated in the paper, on in its code.
     """
 
-    LATER: ClassVar = {"amsgrad": False}  # said since; older results have this
+    LATER: ClassVar = {"amsgrad": False, "images": None}  # said since; older results have these
 
     epochs: int = 12
     epochs_many_views: int | None = None
@@ -67,6 +81,7 @@ class TrainSettings:
     validation: float = 0.12
     test: float = 0.25
     split_seed: int = 7
+    images: int | None = None
     augment_batch: int = 2048
     amsgrad: bool = False
 
@@ -84,6 +99,7 @@ class TrainSettings:
         share("train.test", self.test)
         both = self.validation + self.test
         expect("train.validation and train.test", both, both < 1, "below 1 together, so that some are left to train on")
+        at_least("train.images", self.images, self.batch)
         at_least("train.augment-batch", self.augment_batch, 1)
 
 
@@ -96,7 +112,8 @@ class Settings:
 
     Args:
         preset: Where the other defaults come from: quick (digits, minutes on 2 cores), smoke (a minute, for
-            CI), small (4,500 images of Fashion-MNIST and ModelNet10, hours on 2 cores) or paper (the paper's sizes).
+            CI), small (4,500 images of Fashion-MNIST and ModelNet10, hours on 2 cores), published (the same with the
+            recipe of the public networks), paper (the paper's sizes), study or a part of it.
         datasets: Data sets.
         models: Models.
         rows: Rows of the table.
@@ -105,7 +122,9 @@ class Settings:
         mixup_pool: Where Mixup finds partners: "views" for the networks that are trained on; "all" for those of
             all views that are fitted, whatever the number of views to train on. The latter is what the paper's code
             does with ten views: a leak where fewer views are to be judged.
-        fitted_views: Networks that are fitted to each sample; None for the largest of ``views``.
+        fitted_views: Networks that are fitted to each sample; None for the largest of ``views``. Where there are more
+            than are trained on, classifiers are also tested on a new view of the training samples.
+        redraw: Every seed has samples, split and fits of its own, so that intervals cover these, too.
         fit: How INRs are fitted to images.
         shapes: How INRs are fitted to signed distances of shapes.
         dws: The DWS classifier.
@@ -137,6 +156,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     mixup_pool: Literal["views", "all"] = "views"
     fitted_views: int | None = None
+    redraw: bool = False
     fit: ImageFitSettings = field(default_factory=ImageFitSettings)
     shapes: ShapeFitSettings = field(default_factory=ShapeFitSettings)
     dws: DWSSettings = field(default_factory=DWSSettings)
@@ -179,13 +199,18 @@ class Settings:
         """Networks that are fitted to each sample."""
         return self.fitted_views or max(self.views)
 
-    def fit_of(self, dataset: DatasetName) -> FitSettings:
-        """How INRs are fitted to a data set."""
-        return self.shapes if dataset in SHAPES else self.fit
+    def fit_of(self, dataset: DatasetName, seed: int = 0) -> FitSettings:
+        """How INRs are fitted to a data set, and to which samples of it."""
+        fit = self.shapes if dataset in SHAPES else self.fit
+        if not self.redraw:
+            return fit
+        if isinstance(fit, ImageFitSettings) and fit.images is not None:
+            fit = replace(fit, nth=fit.nth + seed)
+        return replace(fit, seed=fit.seed + seed)
 
-    def train_of(self, dataset: DatasetName, model: ModelName, views: int) -> TrainSettings:
+    def train_of(self, dataset: DatasetName, model: ModelName, views: int, seed: int = 0) -> TrainSettings:
         """How one model is trained on some views of a data set."""
-        train = self.train
+        train = replace(self.train, split_seed=self.train.split_seed + seed) if self.redraw else self.train
         if views > 1 and train.epochs_many_views is not None:
             train = replace(train, epochs=train.epochs_many_views)
         if dataset in SHAPES and train.epochs_shapes is not None:

@@ -38,6 +38,8 @@ class Training:
         seed: Of the initial weights, the order of the networks and the augmentation.
         model_settings: The model's settings.
         train: How it is trained.
+        fresh_view: A view of the training images on which nothing is trained: the trained classifier is tested on it,
+            too; None for none.
         pool_views: Mixing takes partners from the training images' networks of that many views; None for the
             networks that are augmented at once.
         device: Where it is trained.
@@ -50,6 +52,7 @@ class Training:
     model_settings: ModelSettings
     train: TrainSettings
     pool_views: int | None = None
+    fresh_view: int | None = None
     device: str = "cpu"
 
 
@@ -66,10 +69,11 @@ def split_images(networks: Networks, settings: TrainSettings) -> Split:
     """The same split for every cell: all views of an image are on one side."""
     count = len(networks.labels)
     if networks.splits is not None:
-        return Split(*torch.arange(count).split(list(networks.splits)))
+        train, validation, test = torch.arange(count).split(list(networks.splits))
+        return Split(train[: settings.images], validation, test)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.split_seed))
     _, validation, test = split_sizes(count, settings)
-    return Split(order[test + validation :], order[test : test + validation], order[:test])
+    return Split(order[test + validation :][: settings.images], order[test : test + validation], order[:test])
 
 
 def split_sizes(count: int, settings: TrainSettings) -> tuple[int, int, int]:
@@ -84,7 +88,13 @@ def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> 
     with torch.random.fork_rng():
         torch.manual_seed(cell.seed)
         if isinstance(settings, ReaderSettings):
-            reads: dict[str, Reads] = {"mlp": "weights", "mlp-frame": "frame", "probe": "values"}
+            reads: dict[str, Reads] = {
+                "mlp": "weights",
+                "mlp-member": "member",
+                "mlp-frame": "frame",
+                "mlp-frames": "frames",
+                "probe": "values",
+            }
             of_reader = asdict(settings)
             del of_reader["learning_rate"]
             return PerceptronReader(architecture, classes, reads=reads[cell.model], **of_reader)
@@ -108,6 +118,9 @@ def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> 
 
 # Networks of the training set, at most, from which models take the mean and deviation of each tensor.
 STATISTICS_OF = 20_000
+
+# Training images, at most, on whose fresh view a classifier is tested.
+FRESH = 1000
 
 
 def _spread(count: int, most: int) -> Tensor:
@@ -207,7 +220,8 @@ def train(cell: Training, networks: Networks, progress: Callable[[int], None]) -
 
     Returns:
         ``status`` ("finished" or "diverged"), the accuracies in percent (None if diverged), the best epoch,
-        the curves, and what was trained on.
+        the curves, and what was trained on; with a fresh view also the accuracies, after the last epoch, on that
+        view of up to 1,000 training images and on the networks of them that were trained on.
 
     Raises:
         ValueError: If there are fewer networks than fill a batch.
@@ -284,6 +298,11 @@ def _train(cell: Training, prepared: Prepared, progress: Callable[[int], None]) 
     except _Diverged:
         progress(settings.epochs - epoch)
         return {"status": "diverged", "test_accuracy": None, "validation_accuracy": None, "curves": _finite(curves)}
+    fresh = {}
+    if cell.fresh_view is not None:
+        some = split.train[:FRESH]
+        fresh["fresh_accuracy"], _ = evaluate(model, networks, some, settings.batch, cell.fresh_view)
+        fresh["trained_accuracy"], _ = evaluate(model, networks, some, settings.batch)
     return {
         "status": "finished",
         "test_accuracy": best_test,
@@ -291,6 +310,7 @@ def _train(cell: Training, prepared: Prepared, progress: Callable[[int], None]) 
         "best_epoch": best_epoch,
         "curves": curves,
         "last_accuracy": curves["test_accuracy"][-1],
+        **fresh,
         "parameters": sum(p.numel() for p in model.parameters()),
         "flops": flops,
         "classes": networks.classes,
@@ -373,12 +393,12 @@ def _batches(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, networks: Networks, images: Tensor, batch: int) -> tuple[float, float]:
-    """Accuracy in percent and mean loss on the first view of some images."""
+def evaluate(model: nn.Module, networks: Networks, images: Tensor, batch: int, view: int = 0) -> tuple[float, float]:
+    """Accuracy in percent and mean loss on one view of some images."""
     model.eval()
     hits, losses = [], []
     for some in images.split(2 * batch):
-        scores, labels = model(networks.element[some]), networks.labels[some]
+        scores, labels = model(networks.element[some + view * len(networks.labels)]), networks.labels[some]
         hits.append((scores.argmax(-1) == labels).sum())
         losses.append(F.cross_entropy(scores, labels, reduction="sum"))
     count = len(images)
