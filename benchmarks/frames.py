@@ -1,9 +1,10 @@
 """What frames are worth to a reader without symmetries: ``python benchmarks/frames.py``, one process and one thread.
 
-Trains a plain MLP (2 x 256) to read the class of an INR from its weights: raw, in canonical form, and aligned to
-frames. Every seed draws its own frames, initial weights and order of batches, and where the data set has no official
-split, the split. Results go to ``OUT/<dataset>.json``; ``--page docs/frames.md`` writes the tables of the results in
-OUT into a page.
+Trains a plain MLP (2 x 256), or with ``--reader dws`` the benchmark's DWS, to read the class of an INR from its
+weights: raw, in canonical form, and aligned to frames. Every seed draws its own frames, initial weights and order of batches,
+and where the data set has no official split, the split. Results go to ``OUT/<dataset>.json``, of DWS to
+``OUT/<dataset>-dws.json``, row by row: a run that was interrupted goes on. ``--page docs/frames.md`` writes the tables
+of the results in OUT into a page.
 
 The digits of scikit-learn are fitted first, into ``--inrs``. ``--fits`` reads networks that are there instead: a
 folder whose subfolders :mod:`weightaug.io` has written, in the order of their names, such as ``inrs/.../view0`` of
@@ -21,8 +22,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
@@ -32,33 +34,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 
 from benchmarks.data.settings import ImageFitSettings
 from benchmarks.data.store import parts_of
-from benchmarks.running.files import write_json
+from benchmarks.models.dws import DWS
+from benchmarks.models.settings import DWSSettings
+from benchmarks.running.files import read_json, write_json
 from weightaug import Activation, AlignTo, Architecture, WeightSpaceElement, act, io
 from weightaug.fitting import CONVENTIONS
 from weightaug.fitting.conventions import ConventionName
 from weightaug.matching import canonicalize, fit_frame, match
 
-EPOCHS, BATCH, RATE, DECAY, WIDTH = 60, 64, 1e-3, 0.05, 256
+BATCH, WIDTH = 64, 256
 
-Reading = Callable[[WeightSpaceElement, WeightSpaceElement, torch.Generator], tuple[Tensor, Tensor]]
+Elements = tuple[WeightSpaceElement, WeightSpaceElement]
+Reading = Callable[[WeightSpaceElement, WeightSpaceElement, torch.Generator], Elements]
+
+
+class Training(NamedTuple):
+    """How a reader is trained: AdamW with a rate that falls along a cosine."""
+
+    epochs: int
+    rate: float
+    decay: float
+
+
+READERS = {"mlp": Training(60, 1e-3, 0.05), "dws": Training(30, 5e-3, 5e-4)}
 
 
 def _framed(references: int, kind: Any, symmetry: str) -> Reading:
-    """Features of training and test networks in a frame that is fitted to the former."""
+    """Training and test networks in a frame that is fitted to the former, ``(n, references)``."""
 
-    def read(train: WeightSpaceElement, test: WeightSpaceElement, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def read(train: WeightSpaceElement, test: WeightSpaceElement, generator: torch.Generator) -> Elements:
         frame = fit_frame(train, references, kind=kind, symmetry=symmetry, generator=generator)
-        return frame.align(train).flatten().flatten(1), frame.align(test).flatten().flatten(1)
+        return frame.align(train), frame.align(test)
 
     return read
 
 
 ROWS: dict[str, Reading] = {
-    "raw weights": lambda train, test, generator: (train.flatten(), test.flatten()),
-    "canonical form": lambda train, test, generator: (
-        act(train, canonicalize(train)).flatten(),
-        act(test, canonicalize(test)).flatten(),
-    ),
+    "raw weights": lambda train, test, generator: (train, test),
+    "canonical form": lambda train, test, generator: (act(train, canonicalize(train)), act(test, canonicalize(test))),
     "an untrained network, permutations": _framed(1, "random", "permutation"),
     "an untrained network, full group": _framed(1, "random", "auto"),
     "a member, permutations": _framed(1, "member", "permutation"),
@@ -67,6 +80,7 @@ ROWS: dict[str, Reading] = {
     "the mean, full group": _framed(1, "mean", "auto"),
     "8 members, full group": _framed(8, "member", "auto"),
 }
+SEVERAL = ("8 members, full group",)  # references, which DWS does not read
 
 
 def main() -> None:
@@ -78,16 +92,18 @@ def main() -> None:
         "--convention", choices=CONVENTIONS, default="authors", help="of the digits, if they are fitted"
     )
     parser.add_argument("--split", type=int, nargs=3, default=None, metavar=("TRAIN", "LEFT_OUT", "TEST"))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--reader", choices=READERS, default="mlp")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="DWS reads one reference only")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 for an interval")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=None, help="60 of the MLP, 30 of DWS")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frames")
     parser.add_argument("--inrs", type=Path, default=Path(__file__).parent / "runs" / "frames", help="of the digits")
     parser.add_argument("--speed", action="store_true", help="measure the time of aligning instead")
     parser.add_argument("--page", type=Path, default=None, help="write the tables of the results into this page")
     args = parser.parse_args()
-    if args.seeds < 2 or args.epochs < 1:
-        parser.error(f"expected --seeds of at least 2 and --epochs of at least 1, got {args.seeds} and {args.epochs}")
+    epochs = READERS[args.reader].epochs if args.epochs is None else args.epochs
+    if args.seeds < 2 or epochs < 1:
+        parser.error(f"expected --seeds of at least 2 and --epochs of at least 1, got {args.seeds} and {epochs}")
     if args.dataset != "digits" and args.fits is None and not args.speed and args.page is None:
         parser.error(f"--dataset {args.dataset}: only digits are fitted here; give the folder of networks as --fits")
     torch.set_num_threads(1)
@@ -96,7 +112,7 @@ def main() -> None:
     elif args.speed:
         write_json(args.out / "speed.json", {"conditions": conditions(), "processor_seconds": speed()})
     else:
-        write_json(args.out / f"{args.dataset}.json", run(args))
+        run(args, READERS[args.reader]._replace(epochs=epochs))
 
 
 def conditions() -> dict[str, Any]:
@@ -107,16 +123,38 @@ def conditions() -> dict[str, Any]:
 # -- accuracy ----------------------------------------------------------------------------------------------
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Trains all rows with all seeds."""
+def run(args: argparse.Namespace, training: Training) -> None:
+    """Trains all rows with all seeds that have no results yet, and writes them row by row."""
     element, labels, psnr = (
         load_fits(args.fits) if args.fits is not None else load_fits(fit_digits(args.inrs, args.convention))
     )
     counts = args.split
     if counts is not None and sum(counts) > len(labels):
         raise SystemExit(f"--split: expected at most {len(labels)} networks together, got {sum(counts)}")
-    rows: dict[str, dict[str, Any]] = {}
+    path = args.out / f"{args.dataset}{'' if args.reader == 'mlp' else '-' + args.reader}.json"
+    results: dict[str, Any] = {
+        "dataset": args.dataset,
+        "networks": len(labels),
+        "split": counts if counts is not None else "four fifths to train, the rest to test, drawn per seed",
+        "median_psnr": float(psnr.median()),
+        "reader": {
+            **({"hidden": [WIDTH, WIDTH]} if args.reader == "mlp" else {"dws": asdict(DWSSettings())}),
+            "epochs": training.epochs,
+            "batch": BATCH,
+            "rate": training.rate,
+            "decay": training.decay,
+        },
+        "conditions": conditions(),
+    }
+    known = read_json(path, "rows") if path.exists() else {}
+    if any(known[key] != results[key] for key in ("dataset", "networks", "split", "reader") if known):
+        raise SystemExit(
+            f"{path}: results of other networks or another reader; move them away, or choose another --out"
+        )
+    rows: dict[str, dict[str, Any]] = known.get("rows", {})
     for name in args.rows:
+        if len(rows.get(name, {}).get("accuracy", ())) == args.seeds or (args.reader == "dws" and name in SEVERAL):
+            continue
         accuracies, seconds = [], []
         for seed in range(args.seeds):
             generator = torch.Generator().manual_seed(seed)
@@ -124,18 +162,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             start = time.process_time()
             features = ROWS[name](element[train], element[test], generator)
             seconds.append(time.process_time() - start)
-            accuracies.append(accuracy(features, (labels[train], labels[test]), seed, args.epochs))
+            accuracies.append(accuracy(features, (labels[train], labels[test]), seed, training, args.reader))
             print(f"{name}, seed {seed}: {100 * accuracies[-1]:.1f} %", flush=True)
         rows[name] = {"accuracy": accuracies, "processor_seconds_of_features": seconds}
-    return {
-        "dataset": args.dataset,
-        "networks": len(labels),
-        "split": counts if counts is not None else "four fifths to train, the rest to test, drawn per seed",
-        "median_psnr": float(psnr.median()),
-        "reader": {"hidden": [WIDTH, WIDTH], "epochs": args.epochs, "batch": BATCH, "rate": RATE, "decay": DECAY},
-        "conditions": conditions(),
-        "rows": rows,
-    }
+        write_json(path, results | {"rows": {name: rows[name] for name in ROWS if name in rows}})
 
 
 def fit_digits(folder: Path, convention: ConventionName) -> Path:
@@ -168,26 +198,47 @@ def split(count: int, counts: list[int] | None, generator: torch.Generator) -> t
     return torch.arange(counts[0]), torch.arange(counts[0] + counts[1], sum(counts))
 
 
-def accuracy(features: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], seed: int, epochs: int) -> float:
-    """Trains the reader on standardised features, and tests it once, at the end."""
-    mean, deviation = features[0].mean(0), features[0].std(0).clamp_min(1e-8)
-    train, test = ((x - mean) / deviation for x in features)
+def accuracy(networks: Elements, labels: tuple[Tensor, Tensor], seed: int, training: Training, reader: str) -> float:
+    """Trains a reader on standardised weights, and tests it once, at the end."""
     torch.manual_seed(seed)
     classes = int(labels[0].max()) + 1
-    reader = nn.Sequential(
-        nn.Linear(train.shape[1], WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes)
+    if reader == "mlp":
+        train, test = (x.flatten().flatten(1) for x in networks)
+        mean, deviation = train.mean(0), train.std(0).clamp_min(1e-8)
+        return fit_and_test(
+            perceptron(train.shape[1], classes), *((x - mean) / deviation for x in (train, test)), labels, training
+        )
+    read = [x[:, 0] if len(x.batch_shape) == 2 else x for x in networks]
+    settings = asdict(DWSSettings())
+    del settings["statistics"]  # which are set below
+    model = DWS(read[0].architecture, classes, **settings)
+    model.set_statistics(read[0])
+    return fit_and_test(model, *read, labels, training)
+
+
+def perceptron(inputs: int, classes: int) -> nn.Module:
+    """The plain reader."""
+    return nn.Sequential(
+        nn.Linear(inputs, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes)
     )
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=RATE, weight_decay=DECAY)
-    steps = epochs * math.ceil(len(train) / BATCH)
+
+
+def fit_and_test(model: nn.Module, train: Any, test: Any, labels: tuple[Tensor, Tensor], training: Training) -> float:
+    """The share of the test networks, or rows of features, that a model reads right after its training."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.rate, weight_decay=training.decay)
+    steps = training.epochs * math.ceil(len(labels[0]) / BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(train)).split(BATCH):
+    for _ in range(training.epochs):
+        for batch in torch.randperm(len(labels[0])).split(BATCH):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(reader(train[batch]), labels[0][batch]).backward()
+            nn.functional.cross_entropy(model(train[batch]), labels[0][batch]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             schedule.step()
+    model.eval()
     with torch.no_grad():
-        return float((reader(test).argmax(1) == labels[1]).float().mean())
+        right = [model(test[some]).argmax(1) == labels[1][some] for some in torch.arange(len(labels[1])).split(256)]
+    return float(torch.cat(right).float().mean())
 
 
 # -- time --------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ from benchmarks.running.files import read_json, write_json
 from weightaug.fitting import Adam, fit_inrs
 from weightaug.matching import Frame, fit_frame, match
 
-ROWS = ("none", "noise-3", "views-3", "views-9", "real-3", "weights-2", "functions-2", "functions-6")
-DWS_ROWS = ("none", "views-3", "functions-2", "real-3")
+ROWS = ("none", "noise-3", "views-3", "views-9", "real-3", "real-9", "weights-2", "functions-2", "functions-6")
+DWS_ROWS = ("none", "views-3", "views-9", "real-3", "real-9", "functions-2", "functions-6")
 BATCH, CLASSES = 64, 10
 
 
@@ -352,8 +352,8 @@ def write_page(page: Path, out: Path) -> None:
     for name in re.findall(r"<!-- table: (\S+) -->", text):
         if not any((out / name).glob("cells/*.json")) and not (out / f"{name}.json").exists():
             table = "Not measured yet.\n"
-        elif name == "strength":
-            table = strengths_table(json.loads((out / "strength.json").read_text(encoding="utf-8")))
+        elif name.startswith("strength-"):
+            table = strengths_table(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
         else:
             table = table_of(out / name)
         text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
@@ -372,7 +372,7 @@ STRENGTHS: tuple[tuple[wa.Transform, str], ...] = (
 )
 
 
-def strengths(networks: wa.WeightSpaceElement, size: int) -> dict[str, Any]:
+def strengths(networks: wa.WeightSpaceElement, size: int, peak: float) -> dict[str, Any]:
     """The settings that leave 40, 30 and 20 dB, and what they leave of other networks with other draws."""
     half = len(networks) // 2
     rows = []
@@ -380,14 +380,14 @@ def strengths(networks: wa.WeightSpaceElement, size: int) -> dict[str, Any]:
         for wanted in (40.0, 30.0, 20.0):
             row: dict[str, Any] = {"transform": type(transform).__name__, "field": field, "psnr": wanted}
             try:
-                found = wa.calibrate(transform, networks[:half], size, wanted, field, peak=2.0)
+                found = wa.calibrate(transform, networks[:half], size, wanted, field, peak=peak)
             except ValueError as error:
                 row["error"] = str(error)
             else:
                 others = networks[half:]
                 moved = found(others, generator=torch.Generator().manual_seed(1))
                 row |= {"setting": getattr(found, field)}
-                row["measured"] = float(wa.psnr(others, moved, size, peak=2.0).median())
+                row["measured"] = float(wa.psnr(others, moved, size, peak=peak).median())
             rows.append(row)
             print(row, flush=True)
     return {"networks": half, "architecture": repr(networks), "rows": rows}
@@ -418,7 +418,12 @@ def main() -> None:
     parser.add_argument("--dws-steps", type=int, default=1500)
     parser.add_argument("--work", type=Path, default=here / "runs" / "views", help="fitted networks and views")
     parser.add_argument("--out", type=Path, default=here / "results" / "views")
-    parser.add_argument("--strength", action="store_true", help="measure strengths in dB on --fits instead")
+    parser.add_argument(
+        "--strength",
+        choices=["images", "shapes"],
+        default=None,
+        help="measure strengths in dB instead, on the view0 of --fits: networks of images or of signed distances",
+    )
     parser.add_argument("--page", type=Path, default=None, help="write the tables of the results into this page")
     args = parser.parse_args()
     needs_fits = args.page is None and (args.strength or args.dataset == "fashion-mnist")
@@ -428,7 +433,9 @@ def main() -> None:
     if args.page is not None:
         write_page(args.page, args.out)
     elif args.strength:
-        write_json(args.out / "strength.json", strengths(load_fits(args.fits / "view0")[0][:200], 28))
+        element = load_fits(args.fits / "view0")[0][:1000]
+        size, peak = (28, 2.0) if args.strength == "images" else (16, 1.0)  # 1: the radius of the sphere of a shape
+        write_json(args.out / f"strength-{args.strength}.json", strengths(element, size, peak))
     else:
         run(args)
 

@@ -71,9 +71,30 @@ def test_the_reader_reads_what_can_be_read():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(2, (400,), generator=generator)
     features = torch.randn(400, 5, generator=generator) + 3 * labels.unsqueeze(1)
-    assert frames.accuracy((features[:300], features[300:]), (labels[:300], labels[300:]), 0, 3) > 0.9
-    noise = torch.randn(400, 5, generator=generator)
-    assert frames.accuracy((noise[:300], noise[300:]), (labels[:300], labels[300:]), 0, 3) < 0.7
+    of_both = labels[:300], labels[300:]
+    training = frames.READERS["mlp"]._replace(epochs=3)
+
+    def score(features):
+        torch.manual_seed(0)
+        return frames.fit_and_test(frames.perceptron(5, 2), features[:300], features[300:], of_both, training)
+
+    assert score(features) > 0.9
+    assert score(torch.randn(400, 5, generator=generator)) < 0.7
+
+
+def test_dws_reads_one_reference_and_goes_on_where_it_stopped(fits, tmp_path, monkeypatch, capsys):
+    options = ["--dataset", "small", "--fits", fits, "--out", tmp_path, "--seeds", 2, "--epochs", 2, "--reader", "dws"]
+    run(monkeypatch, *options, "--rows", "raw weights", "8 members, full group")
+    results = json.loads((tmp_path / "small-dws.json").read_text())
+    assert list(results["rows"]) == ["raw weights"]  # DWS does not read 8 references side by side
+    capsys.readouterr()
+    run(monkeypatch, *options, "--rows", "a member, full group", "raw weights")
+    assert "raw" not in capsys.readouterr().out
+    later = json.loads((tmp_path / "small-dws.json").read_text())
+    assert later["rows"]["raw weights"] == results["rows"]["raw weights"]
+    assert list(later["rows"]) == ["raw weights", "a member, full group"]
+    with pytest.raises(SystemExit, match="another reader"):
+        run(monkeypatch, *options, "--epochs", 3)
 
 
 def test_tables_hold_the_interval_of_students_t():
