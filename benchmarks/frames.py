@@ -1,8 +1,8 @@
 """What frames are worth to a reader without symmetries: ``python benchmarks/frames.py``, one process and one thread.
 
 Trains a plain MLP (2 x 256), or with ``--reader dws`` the benchmark's DWS, to read the class of an INR from its
-weights: raw, in canonical form, and aligned to frames. Every seed draws its own frames, initial weights and order of batches,
-and where the data set has no official split, the split. Results go to ``OUT/<dataset>.json``, of DWS to
+weights: raw, in canonical form, and aligned to frames. Every seed draws its own frames, initial weights and order of
+batches, and where the data set has no official split, the split. Results go to ``OUT/<dataset>.json``, of DWS to
 ``OUT/<dataset>-dws.json``, row by row: a run that was interrupted goes on. ``--page docs/frames.md`` writes the tables
 of the results in OUT into a page.
 
@@ -208,12 +208,12 @@ def accuracy(networks: Elements, labels: tuple[Tensor, Tensor], seed: int, train
         return fit_and_test(
             perceptron(train.shape[1], classes), *((x - mean) / deviation for x in (train, test)), labels, training
         )
-    read = [x[:, 0] if len(x.batch_shape) == 2 else x for x in networks]
+    one, other = (x[:, 0] if len(x.batch_shape) == 2 else x for x in networks)
     settings = asdict(DWSSettings())
     del settings["statistics"]  # which are set below
-    model = DWS(read[0].architecture, classes, **settings)
-    model.set_statistics(read[0])
-    return fit_and_test(model, *read, labels, training)
+    model = DWS(one.architecture, classes, **settings)
+    model.set_statistics(one)
+    return fit_and_test(model, one, other, labels, training)
 
 
 def perceptron(inputs: int, classes: int) -> nn.Module:
