@@ -205,9 +205,8 @@ def accuracy(networks: Elements, labels: tuple[Tensor, Tensor], seed: int, train
     if reader == "mlp":
         train, test = (x.flatten().flatten(1) for x in networks)
         mean, deviation = train.mean(0), train.std(0).clamp_min(1e-8)
-        return fit_and_test(
-            perceptron(train.shape[1], classes), *((x - mean) / deviation for x in (train, test)), labels, training
-        )
+        train, test = ((x - mean) / deviation for x in (train, test))
+        return fit_and_test(perceptron(train.shape[1], classes), train, test, labels, training)
     one, other = (x[:, 0] if len(x.batch_shape) == 2 else x for x in networks)
     settings = asdict(DWSSettings())
     del settings["statistics"]  # which are set below
