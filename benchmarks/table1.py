@@ -28,6 +28,7 @@ from benchmarks.running.files import read_json, write_json
 from benchmarks.running.on_ray import RayExecutor
 from benchmarks.table import report
 from benchmarks.table.cell import Cell
+from benchmarks.table.notes import refuse_mixed
 from benchmarks.table.rows import ROWS
 from benchmarks.table.settings import PRESETS as PLAIN
 from benchmarks.table.settings import Settings
@@ -129,7 +130,7 @@ def make_report(settings: Settings) -> None:
         taken = {dataset: network_statistics(settings, dataset) for dataset in settings.datasets}
         known = {dataset: statistics for dataset, statistics in taken.items() if statistics is not None}
     if settings.one_version:
-        report.refuse_mixed(tables)
+        refuse_mixed(tables)
     preface = "".join(f"{quality.table(dataset, statistics)}\n\n" for dataset, statistics in known.items())
     print("\n" + report.write(tables, path, preface))
     for dataset, statistics in known.items():

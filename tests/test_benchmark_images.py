@@ -119,6 +119,12 @@ def test_every_split_gives_its_first_images():
     )
     few = source("fashion-mnist").chosen(ImageFitSettings(images=(300, 20, 10)))
     assert few == (range(300), range(55_000, 55_020), range(60_000, 60_010))
+    next_few = source("fashion-mnist").chosen(ImageFitSettings(images=(300, 20, 10), nth=1))
+    assert next_few == (range(300, 600), range(55_020, 55_040), range(60_010, 60_020))
+    with pytest.raises(ValueError, match="1 to 2500 images of validation, got 2501"):
+        source("fashion-mnist").chosen(ImageFitSettings(images=(300, 2501, 10), nth=1))
+    with pytest.raises(ValueError, match=r"0 without fit\.images"):
+        ImageFitSettings(nth=1)
     with pytest.raises(ValueError, match="1 to 5000 images of validation, got 5001"):
         source("fashion-mnist").chosen(ImageFitSettings(images=(300, 5001, 10)))
     with pytest.raises(ValueError, match=r"fit\.limit"):

@@ -69,11 +69,13 @@ def test_the_reader_of_values_sees_the_function_alone():
     assert (reader(moved(networks, wa.Rotate(30.0))) - reader(networks)).abs().max() > 1e-3
 
 
-def test_the_reader_in_a_frame_sees_no_symmetry_and_that_of_raw_weights_sees_all():
+@pytest.mark.parametrize(("reads", "references"), [("member", 1), ("frame", 1), ("frames", 8)])
+def test_the_reader_in_a_frame_sees_no_symmetry_and_that_of_raw_weights_sees_all(reads, references):
     networks = element(SIREN, 20)
     same = moved(networks, wa.Compose((wa.Permute(), wa.SirenNegation())))
-    framed = PerceptronReader(SIREN, 5, reads="frame").double().eval()
+    framed = PerceptronReader(SIREN, 5, reads=reads).double().eval()
     framed.set_statistics(networks)
+    assert framed.prepare(networks).batch_shape == (20, references)
     torch.testing.assert_close(framed(framed.prepare(same)), framed(framed.prepare(networks)))
     raw = PerceptronReader(SIREN, 5).double().eval()
     raw.set_statistics(networks)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from benchmarks import figures, table1
 from benchmarks.running.files import write_json
-from benchmarks.table import report
+from benchmarks.table import notes, report
 from benchmarks.table.cell import fingerprint
 from benchmarks.table.statistics import bootstrap, compare, holm, paired_p
 
@@ -95,10 +95,10 @@ def test_mixed_versions_are_said_and_refused_on_demand(tmp_path):
     (column, *_) = report.recorded(RESULTS / "small")
     first, second, *_ = column.records
     same = [dict(record, fingerprint=fingerprint()) for record in (first, second)]
-    assert report.mixed_versions(same) == ""
+    assert notes.mixed_versions(same) == ""
     other = dict(second, fingerprint=fingerprint() | {"models": "000000000000"})
-    assert report.mixed_versions([same[0], other]) == "models in 2 versions"
-    assert "1 of 2 results do not say" in report.mixed_versions([same[0], second])
+    assert notes.mixed_versions([same[0], other]) == "models in 2 versions"
+    assert "1 of 2 results do not say" in notes.mixed_versions([same[0], second])
     for i, record in enumerate((same[0], other)):
         write_json(tmp_path / "cells" / f"{i}.json", record)
     assert "made by different code" in report.markdown(report.recorded(tmp_path))

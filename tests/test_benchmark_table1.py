@@ -20,7 +20,7 @@ from benchmarks.data.settings import ImageFitSettings
 from benchmarks.data.store import Networks, load_networks
 from benchmarks.running import files
 from benchmarks.running.executor import Executor, JobsFailed
-from benchmarks.table import report, training
+from benchmarks.table import notes, report, training
 from benchmarks.table.rows import ROWS
 from benchmarks.table.settings import PRESETS, Settings, TrainSettings
 from weightaug import io
@@ -114,11 +114,11 @@ def test_the_table_shows_the_figures_of_the_files(run):
     )
     assert "| MixUp | 40.00 (2 missing) | – | +0.00 | – | – | – | – | 74.36 ± 1.17 |" in text
     assert "| Label smoothing | 44.00 ± 1.00 | 41.5 to 46.5 | +3.00 ± 0.00 | +3.00 to +3.00 | < .001 | helps |" in text
-    assert "no augmentation +31.0 points" in report.notes([column])
+    assert "no augmentation +31.0 points" in notes.notes([column])
     assert "| Scale | – (3 diverged) | – | – |" in text
     lines = report.as_csv([column]).splitlines()
     assert lines[1].startswith("digits,dws,1,none,No augmentation,3,0,0,41.0,1.0,2.4841377")
-    assert lines[1].endswith(",0,,,,,,,68.3,0.62,76.01,1.2,68.84,0.41,79.58,3.01")
+    assert lines[1].endswith(",0,,,,,,,,68.3,0.62,76.01,1.2,68.84,0.41,79.58,3.01")
     assert lines[4].startswith("digits,dws,1,scale,Scale,0,3,0,,,,,,0,,,,,,,67.99,")
     assert len(lines) == 1 + len(ROWS)
     tex = report.latex(column)
@@ -206,6 +206,62 @@ def test_the_leak_of_the_papers_code_can_be_measured_on_one_view(run):
     assert {(c.views, c.pool_views) for c in cells} == {(1, None), (1, 3)}
     with pytest.raises(ValueError, match="fitted_views must be at least 2, got 1"):
         Settings(views=(1, 2), fitted_views=1)
+
+
+def test_a_classifier_is_tested_on_a_view_that_it_was_not_trained_on(run, tmp_path):
+    arguments, _ = run
+    settings = table1.parse([*arguments, "--fitted-views", "2", "--rows", "none", "mixup"])
+    assert {cell.fresh_view for cell in table1.training_jobs(settings)} == {1}
+    leak = table1.parse([*arguments, "--fitted-views", "2", "--mixup-pool", "all"])
+    assert {cell.fresh_view for cell in table1.training_jobs(leak)} == {None}  # whose partners have been seen
+    networks = load_networks("digits", 1, settings.fit, settings.output / "inrs")
+    cell = next(c for c in table1.training_jobs(settings) if c.row == "none")
+    cell = dataclasses.replace(cell, folder=tmp_path)
+
+    def twice(second):
+        element = wa.cat([networks.element[:], second(networks.element[:])])
+        return training.train(cell, dataclasses.replace(networks, element=element, views=2), lambda units: None)
+
+    same = twice(lambda view: view)
+    assert same["fresh_accuracy"] == same["trained_accuracy"]
+    other = twice(lambda view: view.map(lambda t: torch.zeros_like(t)))
+    assert other["trained_accuracy"] == same["trained_accuracy"]
+    assert other["last_accuracy"] == same["last_accuracy"]
+    labels = networks.labels[training.split_images(networks, cell.train).train]
+    shares = {100 * float((labels == label).float().mean()) for label in range(10)}
+    assert other["fresh_accuracy"] in [pytest.approx(share) for share in shares]  # all one class
+
+
+def test_seeds_with_samples_of_their_own(run, tmp_path):
+    arguments, _ = run
+    options = ["--redraw", "--seeds", "0", "1", "--rows", "none", "siren_negation", "--output", str(tmp_path)]
+    settings = table1.parse([*arguments, *options])
+    cells = table1.training_jobs(settings)
+    assert {(c.fit.seed, c.train.split_seed) for c in cells} == {(0, 7), (1, 8)}
+    assert len({part.path for part in table1.fitting_jobs(settings)}) == 2
+    table1.main([*arguments, *options])
+    (column,) = report.columns(cells)
+    assert len(column.comparisons["siren_negation"].difference) == 3
+    (again,) = report.recorded(tmp_path)
+    assert again.rows == column.rows
+    text = notes.notes([column])
+    assert "The intervals cover these beside" in text
+    assert "are the same for all seeds" not in text
+    images = [table1.parse(["--preset", "study-redrawn"]).fit_of("fashion-mnist", seed).nth for seed in (0, 1, 2)]
+    assert images == [0, 1, 2]
+
+
+def test_training_on_fewer_of_the_samples():
+    architecture = wa.Architecture.siren((2, 1, 1))
+    element = wa.WeightSpaceElement.unflatten(architecture, torch.zeros(100, architecture.num_parameters))
+    networks = Networks(element, torch.zeros(100, dtype=torch.int64), torch.zeros(100), 1, 10)
+    for splits in (None, (60, 20, 20)):
+        data = dataclasses.replace(networks, splits=splits)
+        all_of_them = training.split_images(data, TrainSettings())
+        fewer = training.split_images(data, TrainSettings(images=30))
+        assert torch.equal(fewer.train, all_of_them.train[:30])
+        assert torch.equal(fewer.test, all_of_them.test)
+        assert torch.equal(fewer.validation, all_of_them.validation)
 
 
 def test_partners_of_all_views_are_networks_of_training_images(run, tmp_path):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.table.published import TABLE1
-from benchmarks.table.report import BASELINE, Column, label_of
+from benchmarks.table.report import Column, label_of
+from benchmarks.table.rows import BASELINE
 
 
 def paper_difference(column: Column, row: str) -> float | None:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,11 +17,10 @@ from benchmarks.models.settings import MODEL_LABELS, ModelName
 from benchmarks.running.files import read_json, write_text
 from benchmarks.table import published
 from benchmarks.table.cell import Cell
+from benchmarks.table.notes import notes
 from benchmarks.table.published import TABLE1
-from benchmarks.table.rows import ROWS
-from benchmarks.table.statistics import LEVEL, Comparison, Interval, compare
-
-BASELINE = "none"  # the row that the others are compared with
+from benchmarks.table.rows import BASELINE, ROWS
+from benchmarks.table.statistics import Comparison, Interval, compare
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Summary:
         diverged: Number of seeds that diverged.
         missing: Number of seeds without a result.
         last: Test accuracy after the last epoch by seed, of the results that hold it.
+        fresh: Accuracy after the last epoch on new networks of training samples, likewise.
     """
 
     accuracies: dict[int, float]
     diverged: int
     missing: int
     last: dict[int, float] = field(default_factory=dict)
+    fresh: dict[int, float] = field(default_factory=dict)
 
     @property
     def interval(self) -> Interval | None:
@@ -114,7 +115,8 @@ def summarise(records: Sequence[dict[str, Any]], wanted: int) -> Summary:
     best = {seed: float(r["test_accuracy"]) for seed, r in finished.items()}
     curves = {seed: r.get("curves", {}).get("test_accuracy") for seed, r in finished.items()}
     last = {seed: float(curve[-1]) for seed, curve in curves.items() if curve}
-    return Summary(best, len(records) - len(finished), wanted - len(records), last)
+    fresh = {seed: float(r["fresh_accuracy"]) for seed, r in finished.items() if "fresh_accuracy" in r}
+    return Summary(best, len(records) - len(finished), wanted - len(records), last, fresh)
 
 
 # -- tables ------------------------------------------------------------------------------------------
@@ -141,6 +143,11 @@ class Column(NamedTuple):
     def title(self) -> str:
         """What the table is of."""
         return f"{self.dataset}, {MODEL_LABELS.get(self.model, self.model)}, {self.views} view{'s' * (self.views > 1)}"
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether there are accuracies on new networks of training samples."""
+        return any(summary.fresh for summary in self.rows.values())
 
     @property
     def published(self) -> dict[str, published.Column]:
@@ -198,6 +205,9 @@ def recorded(folder: Path) -> list[Column]:
         try:
             row = settings["row"] + (f" ({settings['pool_views']} views)" if settings["pool_views"] else "")
             kept = {k: v for k, v in settings.items() if k not in OF_ROWS}
+            if settings.get("redraw"):  # of each seed its own
+                kept["fit"] = {k: v for k, v in settings["fit"].items() if k not in ("seed", "nth")}
+                kept["train"] = {k: v for k, v in settings["train"].items() if k != "split_seed"}
             _ = settings["dataset"], settings["model"], settings["views"], int(settings["seed"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged ({error!r}); delete it, and it is made again") from error
@@ -237,6 +247,7 @@ HEADS = [
     "verdict",
     "last epoch",
 ]
+FRESH = "new views of training samples"  # a column where results hold it
 
 
 def _entries(column: Column) -> list[list[str]]:
@@ -256,17 +267,23 @@ def _entries(column: Column) -> list[list[str]]:
                 texts[1] = f"{compared.low:+.2f} to {compared.high:+.2f}"
                 texts[2] = "< .001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
                 texts[3] = compared.verdict
-        last = list(summary.last.values())
         of_paper = [str(TABLE1.get((row, their), "–")) for their in column.published.values()]
-        lines.append(
-            [label_of(row), str(summary), bounds, *texts, f"{statistics.fmean(last):.2f}" if last else "–", *of_paper]
-        )
+        fresh = [_mean_of(summary.fresh)] if column.has_fresh else []
+        lines.append([label_of(row), str(summary), bounds, *texts, _mean_of(summary.last), *fresh, *of_paper])
     return lines
+
+
+def _mean_of(values: Mapping[int, float]) -> str:
+    return f"{statistics.fmean(values.values()):.2f}" if values else "–"
+
+
+def _heads(column: Column) -> list[str]:
+    return [*HEADS, *([FRESH] if column.has_fresh else []), *column.published]
 
 
 def table(column: Column) -> str:
     """A table in Markdown."""
-    heads = [*HEADS, *column.published]
+    heads = _heads(column)
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *_entries(column)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -278,7 +295,7 @@ def latex(column: Column) -> str:
         escaped = [e.replace("%", r"\%").replace("±", r"$\pm$").replace("–", "--") for e in entries]
         return " & ".join(escaped) + r" \\"
 
-    heads = [*HEADS, *column.published]
+    heads = _heads(column)
     body = [line(entries) for entries in _entries(column)]
     return "\n".join(
         [
@@ -299,7 +316,7 @@ def as_csv(columns: Sequence[Column]) -> str:
     text = io.StringIO()
     heads = ["dataset", "model", "views", "row", "label", "seeds", "diverged", "missing", "mean", "deviation"]
     heads += ["interval_half", "difference", "difference_half", "difference_seeds"]
-    heads += ["bootstrap_low", "bootstrap_high", "p", "p_holm", "verdict", "last_epoch"]
+    heads += ["bootstrap_low", "bootstrap_high", "p", "p_holm", "verdict", "last_epoch", "new_views"]
     heads += [f"paper_{m}_{v}_{what}" for m in ("dws", "gnn") for v in (1, 10) for what in ("mean", "std")]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
@@ -312,6 +329,7 @@ def as_csv(columns: Sequence[Column]) -> str:
             if compared is not None:
                 difference = (*compared.difference, *compared[1:])
             mean_of_last = statistics.fmean(summary.last.values()) if summary.last else None
+            mean_of_fresh = statistics.fmean(summary.fresh.values()) if summary.fresh else None
             of_paper: list[float | None] = []
             for their in column.published.values():
                 of_paper += TABLE1.get((row, their), (None, None))
@@ -321,6 +339,7 @@ def as_csv(columns: Sequence[Column]) -> str:
                 interval[1],
                 *difference,
                 mean_of_last,
+                mean_of_fresh,
                 *of_paper,
             ]
             writer.writerow(
@@ -329,93 +348,6 @@ def as_csv(columns: Sequence[Column]) -> str:
                 + ["" if n is None or (isinstance(n, float) and math.isnan(n)) else n for n in numbers]
             )
     return text.getvalue()
-
-
-def notes(tables: Sequence[Column]) -> str:
-    """What the tables mean: how accuracies are made, what the intervals cover, and how far they are from chance."""
-    records = [record for column in tables for record in column.records]
-    seeds = sorted({record["settings"]["seed"] for record in records})
-    lines = [
-        "Accuracy: test accuracy in percent at the epoch of the best validation accuracy, mean ± standard deviation "
-        f"over the seeds ({', '.join(map(str, seeds))}); last epoch: after the last one. 95 % interval: of the mean, "
-        "by Student's t. Difference: to no augmentation, paired by seed (same initial weights and order of networks), "
-        "± half of its 95 % interval by Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the "
-        "paired t-test, after Holm's correction over the rows of the table. Verdict: helps or harms where that p is "
-        f"below {LEVEL:g}, else undecided.",
-        "The intervals cover what a seed varies: initial weights, the order of the networks, and the augmentation. The "
-        "split of the samples and the fitted networks are the same for all seeds, so what another split or other fits "
-        "would give is not in them.",
-        "The paper's columns are its figures for Fashion-MNIST (55,000 training images) beside images and for "
-        "ModelNet40 (12,311 shapes of 40 classes) beside shapes, over 3 seeds: with another number of "
-        "samples, another model size or another data set they are not to be compared.",
-    ]
-    pools = {r["settings"].get("pool_views") for r in records if r["settings"]["row"] in MIXING}
-    if pools:
-        partners = [
-            "the networks that are augmented at once"
-            if pool is None
-            else f"the training images' networks of {pool} view{'s' * (pool > 1)}"
-            for pool in sorted(pools, key=lambda pool: pool or 0)
-        ]
-        lines.append(f"MixUp takes partners from {' or '.join(partners)}.")
-    lines += [line for column in tables if (line := _note(column))]
-    if versions := mixed_versions(records):
-        lines.append(f"**These results were made by different code**: {versions}.")
-    return "\n\n".join(lines)
-
-
-def _note(column: Column) -> str:
-    """How large one table's model and data are."""
-    finished = [record for record in column.records if record["status"] == "finished"]
-    if not finished:
-        return ""
-    counts, hours = finished[0]["networks"], sum(r.get("processor_seconds", 0.0) for r in column.records) / 3600
-    chance = 100 / finished[0]["classes"]
-    size = f"{finished[0].get('parameters', 0):,} parameters"
-    if "flops" in finished[0]:
-        size += f", {finished[0]['flops'] / 1e6:.1f} million operations a network"
-    line = (
-        f"{column.title}: {counts['train']} networks to train, {counts['validation']} to validate, {counts['test']} to "
-        f"test (one test network is {100 / counts['test']:.2f} points), {size}, {hours:.1f} processor hours; chance is "
-        f"{chance:.1f}"
-    )
-    plain = column.rows[BASELINE].interval if BASELINE in column.rows else None
-    if plain is not None:
-        line += f", no augmentation {plain.mean - chance:+.1f} points from it"
-    return line + "."
-
-
-MIXING = frozenset(name for name, row in ROWS.items() if row.mixes)
-
-
-def mixed_versions(records: Sequence[dict[str, Any]]) -> str:
-    """Which parts of the code differ among results, and where; empty if all were made by the same."""
-    known = [record.get("fingerprint") for record in records]
-    if len({json.dumps(print_, sort_keys=True) for print_ in known}) <= 1:
-        return ""
-    without = sum(print_ is None for print_ in known)
-    parts = sorted({part for print_ in known if print_ for part in print_})
-    told = []
-    for part in parts:
-        versions = {print_[part] for print_ in known if print_ and part in print_}
-        if len(versions) > 1:
-            told.append(f"{part} in {len(versions)} versions")
-    if without:
-        told.append(f"{without} of {len(known)} results do not say by which")
-    return ", ".join(told)
-
-
-def refuse_mixed(tables: Sequence[Column]) -> None:
-    """Makes sure that all results were made by the same code.
-
-    Raises:
-        ValueError: If they were not; it says what differs.
-    """
-    if versions := mixed_versions([record for column in tables for record in column.records]):
-        raise ValueError(
-            f"results of different code in one report: {versions}; delete the older ones, and they are made again, or "
-            "leave out --one-version"
-        )
 
 
 def markdown(tables: Sequence[Column]) -> str:

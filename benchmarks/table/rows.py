@@ -85,3 +85,5 @@ OWN_ROWS: dict[str, Row] = {
 }
 
 ROWS: dict[str, Row] = PAPER_ROWS | OWN_ROWS
+
+BASELINE = "none"  # the row that the others are compared with
