@@ -119,7 +119,7 @@ def test_the_table_shows_the_figures_of_the_files(run):
     lines = report.as_csv([column]).splitlines()
     assert lines[1].startswith("digits,dws,1,none,No augmentation,3,0,0,41.0,1.0,2.4841377")
     assert lines[1].endswith(",0,,,,,,,,68.3,0.62,76.01,1.2,68.84,0.41,79.58,3.01")
-    assert lines[4].startswith("digits,dws,1,scale,Scale,0,3,0,,,,,,0,,,,,,,67.99,")
+    assert lines[4].startswith("digits,dws,1,scale,Scale,0,3,0,,,,,,0,,,,,,,,67.99,")
     assert len(lines) == 1 + len(ROWS)
     tex = report.latex(column)
     assert r"Gaussian noise & 41.00 $\pm$ 1.41 (1 diverged) & 28.3 to 53.7 &" in tex
