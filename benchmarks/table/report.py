@@ -142,7 +142,13 @@ class Column(NamedTuple):
     @property
     def title(self) -> str:
         """What the table is of."""
-        return f"{self.dataset}, {MODEL_LABELS.get(self.model, self.model)}, {self.views} view{'s' * (self.views > 1)}"
+        text = f"{self.dataset}, {MODEL_LABELS.get(self.model, self.model)}, {self.views} view{'s' * (self.views > 1)}"
+        settings = self.records[0]["settings"] if self.records else {}
+        if settings.get("redraw"):
+            text += ", samples and fits of every seed's own"
+        if (images := settings.get("train", {}).get("images")) is not None:
+            text += f", {images} training samples"
+        return text
 
     @property
     def has_fresh(self) -> bool:

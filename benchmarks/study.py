@@ -1,0 +1,151 @@
+"""The pages of the study, from its results: ``python benchmarks/study.py``.
+
+The cells are made by ``benchmarks/table1.py`` with the presets ``study`` and ``study-...`` (see
+``benchmarks/table/study.py``); this writes their tables into ``docs/study.md``. Nothing in them is written by hand:
+what helps, harms or stays undecided follows by the rule that stands there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import spearmanr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
+
+from benchmarks.running.files import read_json, write_text
+from benchmarks.table import report
+from benchmarks.table.notes import notes
+from benchmarks.table.report import Column, label_of
+
+HERE = Path(__file__).resolve().parent
+
+# What alignment.py calls the alignments of the rows that mix.
+ALIGNMENTS = {
+    "mixup": "none",
+    "permuted_mixup": "random permutation",
+    "aligned_mixup": "permutation (Git Re-Basin)",
+    "full_aligned_mixup": "full group",
+}
+
+
+def tables_of(results: Path) -> dict[str, str]:
+    """All tables of the study, by the names that the page gives them."""
+    tables = report.recorded(results / "study")
+    main = [table for table in tables if table.model == "dws" and not of(table, "redraw") and table.views == 1]
+    redrawn = [table for table in tables if of(table, "redraw")]
+    rest = [table for table in tables if table not in main and table not in redrawn]
+    return {
+        "tuning": tuning(results / "study-tuning" / "cells"),
+        "main": whole(main),
+        "verdicts": verdicts(main),
+        "redrawn": whole(redrawn),
+        "readers": whole(rest),
+        "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
+        "recipes": recipes(main, report.recorded(results / "small")),
+    }
+
+
+def of(table: Column, key: str) -> Any:
+    """A setting of a table's results."""
+    return table.records[0]["settings"].get(key)
+
+
+def whole(tables: list[Column]) -> str:
+    """Tables with what has to be known of them."""
+    if not tables:
+        return "Not measured yet.\n"
+    parts = [f"**{table.title}**\n\n{report.table(table)}" for table in tables]
+    return "\n\n".join([*parts, notes(tables)]) + "\n"
+
+
+def verdicts(tables: list[Column]) -> str:
+    """What the rule says of every row of the main table."""
+    lines = []
+    for table in tables:
+        found: dict[str, list[str]] = {"helps": [], "harms": [], "undecided": []}
+        for row, compared in table.comparisons.items():
+            found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
+        lines += [f"- {verdict}: {', '.join(rows) or 'none'}" for verdict, rows in found.items()]
+    return "\n".join(lines) + "\n"
+
+
+def tuning(folder: Path) -> str:
+    """The rates and epochs that were tried, on validation networks alone."""
+    lines = ["| row | epochs | rate | best validation accuracy, % | at epoch |", "| --- | ---: | ---: | ---: | ---: |"]
+    found = []
+    for path in folder.glob("*.json"):
+        cell = read_json(path, "settings", "validation_accuracy", "best_epoch")
+        train = cell["settings"]["train"]
+        key = (cell["settings"]["row"], train["epochs"], train["learning_rate"])
+        found.append((*key, cell["validation_accuracy"], cell["best_epoch"] + 1))
+    for row, epochs, rate, accuracy, epoch in sorted(found):
+        lines.append(f"| {label_of(row)} | {epochs} | {rate:g} | {accuracy:.1f} | {epoch} |")
+    return "\n".join(lines) + "\n"
+
+
+def midpoints(tables: list[Column], fitted: Path) -> str:
+    """Accuracy of the rows that mix, beside what the midpoints of aligned pairs show."""
+    if not fitted.exists() or not tables:
+        return "Not measured yet.\n"
+    rows = json.loads(fitted.read_text(encoding="utf-8"))["result"]["siren"]["rows"]
+    shown = {row["alignment"]: row["midpoint dB, other"] for row in rows}
+    lines = ["| alignment before mixing | midpoint, dB | accuracy, % | difference to none |"]
+    lines += ["| --- | ---: | ---: | ---: |"]
+    pairs = []
+    for row, name in ALIGNMENTS.items():
+        summary, compared = tables[0].rows.get(row), tables[0].comparisons.get(row)
+        if name not in shown or summary is None or summary.interval is None or compared is None:
+            continue
+        gap = compared.difference
+        lines.append(f"| {name} | {shown[name]:.2f} | {summary} | {gap.mean:+.2f} ± {gap.half:.2f} |")
+        pairs.append((shown[name], summary.interval.mean))
+    return "\n".join(lines) + "\n"
+
+
+def recipes(tables: list[Column], others: list[Column]) -> str:
+    """Whether networks that were fitted by a slower recipe put the rows into the same order."""
+    if not tables or not others:
+        return "Not measured yet.\n"
+    ours, theirs = tables[0].comparisons, others[0].comparisons
+    shared = [row for row in ours if row in theirs and row != "permuted_labels"]
+    lines = ["| row | study, difference to none | `small`, difference to none |", "| --- | ---: | ---: |"]
+    for row in shared:
+        a, b = ours[row].difference, theirs[row].difference
+        lines.append(f"| {label_of(row)} | {a.mean:+.1f} ± {a.half:.1f} | {b.mean:+.1f} ± {b.half:.1f} |")
+    order = spearmanr([ours[r].difference.mean for r in shared], [theirs[r].difference.mean for r in shared])
+    lines += ["", f"Spearman's rank correlation of the {len(shared)} differences: {order.statistic:.2f}."]
+    return "\n".join(lines) + "\n"
+
+
+def filled(text: str, tables: dict[str, str]) -> str:
+    """A page with its tables.
+
+    Raises:
+        ValueError: If the page names a table that there is not.
+    """
+    for name in re.findall(r"<!-- table: (\S+) -->", text):
+        if name not in tables:
+            raise ValueError(f"the page asks for the table {name!r}; there are: {', '.join(tables)}")
+        start = text.index(f"<!-- table: {name} -->\n") + len(f"<!-- table: {name} -->\n")
+        text = text[:start] + tables[name] + text[text.index("<!-- end -->", start) :]
+    return text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="with study, study-tuning and small")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "study.md")
+    args = parser.parse_args(arguments)
+    write_text(args.page, filled(args.page.read_text(encoding="utf-8"), tables_of(args.results)))
+    print(f"written: {args.page}")
+
+
+if __name__ == "__main__":
+    main()
