@@ -1,11 +1,13 @@
 """The study: what augmentation, alignment and built-in symmetry are worth, in parts that each fit two cores.
 
-Said before any run. *Comparisons that count*: SIREN negation, MixUp, the paper's alignment with MixUp, and full-group
-alignment with MixUp, each against no augmentation, on Fashion-MNIST with one view and DWS. Everything else is there to
-understand them.
+Said before any run.
+
+*Comparisons that count*: SIREN negation, MixUp, the paper's alignment with MixUp, and full-group alignment with MixUp,
+each against no augmentation, on Fashion-MNIST with one view and DWS. Everything else is there to understand them.
 *Baseline*: rate and epochs were chosen for no augmentation and for SIREN negation by their best validation accuracy
-(seed 100, which no table has) among 2e-3, 5e-3, 1.5e-2 and 3e-2 with 30 epochs, and 60 at 1.5e-2. *Rules*: the test accuracy is that of the epoch with the best validation accuracy; a row helps or harms
-where the paired t-test is below 5 % after Holm's correction over the rows of its table, and is undecided otherwise.
+(seed 100, which no table has) among 2e-3, 5e-3, 1.5e-2 and 3e-2 with 30 epochs, and 60 at 1.5e-2.
+*Rules*: the test accuracy is that of the epoch with the best validation accuracy; a row helps or harms where the paired
+t-test is below 5 % after Holm's correction over the rows of its table, and is undecided otherwise.
 *Budget*: 24 hours of one core for all parts; ``--steps plan`` tells what is left.
 
 Networks: standard SIRENs, fitted at 3e-3 until they show 40 dB, 500 steps at most. That is 90 steps of the median
