@@ -1,0 +1,54 @@
+"""The study: its parts, and a page that says what the results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import study, table1
+from benchmarks.table.rows import ROWS
+from benchmarks.table.study import STUDY
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_every_part_can_be_planned(name, tmp_path):
+    settings = table1.parse(["--preset", name, "--output", str(tmp_path)])
+    assert settings.preset == name
+    cells = table1.training_jobs(settings)
+    assert len({cell.path for cell in cells}) == len(cells)
+    assert {cell.row for cell in cells} <= set(ROWS)
+
+
+def test_parts_share_their_networks(tmp_path):
+    def folders(name):
+        settings = table1.parse(["--preset", name, "--output", str(tmp_path)])
+        return {part.path for part in table1.fitting_jobs(settings)}
+
+    assert folders("study") == folders("study-readers") == folders("study-leak") == folders("study-views")
+    assert len(folders("study-redrawn") & folders("study")) == len(folders("study")) // 10  # those of the first seed
+
+
+def test_the_page_says_what_the_results_say():
+    page = (ROOT / "docs" / "study.md").read_text()
+    assert study.filled(page, study.tables_of(ROOT / "benchmarks" / "results")) == page, "run: python benchmarks/study.py"
+
+
+def test_a_page_that_asks_for_another_table_is_refused():
+    with pytest.raises(ValueError, match="asks for the table 'magic'; there are: main"):
+        study.filled("<!-- table: magic -->\n<!-- end -->", {"main": ""})
+
+
+def test_midpoints_stand_beside_accuracies(tmp_path):
+    (main, *_) = study.report.recorded(ROOT / "benchmarks" / "results" / "small")
+    rows = [{"alignment": "none", "midpoint dB, other": 7.125}, {"alignment": "full group", "midpoint dB, other": 9.5}]
+    path = tmp_path / "fitted.json"
+    path.write_text(json.dumps({"result": {"siren": {"rows": rows}}}))
+    lines = study.midpoints([main], path).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| none | 7.12 | ")
+    assert lines[3].startswith("| full group | 9.50 | ")
+    assert "Spearman's rank correlation of the 17 differences: 1.00." in study.recipes([main], [main])
