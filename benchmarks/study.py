@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
+from benchmarks.data.quality import INR_DEVIATIONS
 from benchmarks.running.files import read_json, write_text
 from benchmarks.table import report
 from benchmarks.table.notes import notes
@@ -36,7 +38,7 @@ ALIGNMENTS = {
 
 def tables_of(results: Path) -> dict[str, str]:
     """All tables of the study, by the names that the page gives them."""
-    tables = report.recorded(results / "study")
+    tables = report.recorded(results / "study") if any((results / "study").glob("cells/*.json")) else []
     main = [table for table in tables if table.model == "dws" and not of(table, "redraw") and table.views == 1]
     redrawn = [table for table in tables if of(table, "redraw")]
     rest = [table for table in tables if table not in main and table not in redrawn]
@@ -48,6 +50,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "readers": whole(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
         "recipes": recipes(main, report.recorded(results / "small")),
+        "fits": fits(results / "recipes" / "statistics"),
     }
 
 
@@ -121,6 +124,25 @@ def recipes(tables: list[Column], others: list[Column]) -> str:
     order = spearmanr([ours[r].difference.mean for r in shared], [theirs[r].difference.mean for r in shared])
     lines += ["", f"Spearman's rank correlation of the {len(shared)} differences: {order.statistic:.2f}."]
     return "\n".join(lines) + "\n"
+
+
+def fits(folder: Path) -> str:
+    """How near networks of several recipes come to the deviations of the public ones."""
+    published = INR_DEVIATIONS["fashion-mnist"]
+    lines = [f"| rate × steps | networks | PSNR, dB | {' | '.join(published)} | root mean square |"]
+    lines += ["| --- | ---: | ---: |" + " ---: |" * (len(published) + 1)]
+    found = []
+    for path in folder.glob("*.json"):
+        record = read_json(path, "fit", "statistics")
+        fit, statistics = record["fit"], record["statistics"]
+        gaps = [statistics["deviations"][name] / value - 1 for name, value in published.items()]
+        size = math.sqrt(sum(gap**2 for gap in gaps) / len(gaps))
+        texts = [f"{100 * gap:+.0f} %" for gap in gaps]
+        head = f"{fit['learning_rate']:g} × {fit['steps']:,}"
+        psnr = f"{statistics['psnr']['median']:.1f}"
+        line = f"| {head} | {statistics['networks']} | {psnr} | {' | '.join(texts)} | {100 * size:.0f} % |"
+        found.append((size, line))
+    return "\n".join([*lines, *(line for _, line in sorted(found, reverse=True))]) + "\n"
 
 
 def filled(text: str, tables: dict[str, str]) -> str:

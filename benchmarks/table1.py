@@ -142,31 +142,37 @@ def make_report(settings: Settings) -> None:
 def make_plan(settings: Settings) -> str:
     """What is to be done, what is done, and how long the rest may take on this machine.
 
-    Times are those of the finished cells of the same data set, model and number of views; where there are none, run one
-    first.
+    Times are those of the finished fits of the same data set, and of the finished cells of the same data set, model and
+    number of views; where there are none, run one first.
     """
     parts, cells = fitting_jobs(settings), training_jobs(settings)
     lines = ["| jobs | all | done | processor time left |", "|---|---:|---:|---:|"]
+    left = 0.0
     for dataset in settings.datasets:
         of_dataset = [part for part in parts if part.dataset == dataset]
         done = sum(part.last - part.first for part in of_dataset if part.done)
         count = sum(part.last - part.first for part in of_dataset)
-        lines.append(f"| fits of {dataset}, networks | {count} | {done} | {'–' if done == count else 'not known'} |")
-    left = 0.0
+        timed = [(part.last - part.first, seconds) for part in of_dataset if (seconds := part.took) is not None]
+        each = sum(seconds for _, seconds in timed) / sum(size for size, _ in timed) if timed else math.nan
+        seconds = (count - done) * each if done < count else 0.0
+        left += seconds
+        lines.append(f"| fits of {dataset}, networks | {count} | {done} | {_minutes(seconds)} |")
     for dataset, model, views in dict.fromkeys((c.dataset, c.model, c.views) for c in cells):
         own = [c for c in cells if (c.dataset, c.model, c.views) == (dataset, model, views)]
         records = [record for cell in own if (record := report.read(cell)) is not None]
         waiting, took = len(own) - len(records), [r["processor_seconds"] for r in records if "processor_seconds" in r]
         seconds = waiting * sum(took) / len(took) if took else math.nan if waiting else 0.0
         left += seconds
-        text = "not known: run one" if math.isnan(seconds) else f"{seconds / 60:.0f} min"
-        lines.append(f"| {dataset}, {model}, {views} view{'s' * (views > 1)} | {len(own)} | {len(records)} | {text} |")
+        name = f"{dataset}, {model}, {views} view{'s' * (views > 1)}"
+        lines.append(f"| {name} | {len(own)} | {len(records)} | {_minutes(seconds)} |")
     if math.isfinite(left):
         hours = left / 3600 / settings.workers
-        lines.append(
-            f"\nTraining: {left / 3600:.1f} processor hours left, {hours:.1f} hours with {settings.workers} workers"
-        )
+        lines.append(f"\n{left / 3600:.1f} processor hours left, {hours:.1f} hours with {settings.workers} workers")
     return "\n".join(lines)
+
+
+def _minutes(seconds: float) -> str:
+    return "not known: run one" if math.isnan(seconds) else f"{seconds / 60:.0f} min"
 
 
 def of_part(jobs: Sequence[JobType], settings: Settings) -> list[JobType]:

@@ -115,16 +115,22 @@ def test_the_plan_counts_what_is_left(tmp_path, capsys):
     arguments += ["--fit.limit", "40", "--fit.steps", "3", "--train.epochs", "1", "--models", "dws", "probe", "--rows"]
     table1.main([*arguments, "none", "--steps", "plan"])
     text = capsys.readouterr().out
-    assert "| fits of digits, networks | 40 | 0 | not known |" in text
+    assert "| fits of digits, networks | 40 | 0 | not known: run one |" in text
     assert "| digits, dws, 1 view | 1 | 0 | not known: run one |" in text
     table1.main([*arguments, "none"])
     capsys.readouterr()
     table1.main([*arguments, "none", "mixup", "--steps", "plan"])
     text = capsys.readouterr().out
-    assert "| fits of digits, networks | 40 | 40 | – |" in text
+    assert "| fits of digits, networks | 40 | 40 | 0 min |" in text
     assert "| digits, dws, 1 view | 2 | 1 | 0 min |" in text
     assert "| digits, probe, 1 view | 1 | 1 | 0 min |" in text  # readers are trained without augmentation
     assert "processor hours left" in text
+    table1.main([*arguments, "none", "--fitted-views", "100", "--steps", "plan"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if "fits of digits" in line)
+    assert line.startswith("| fits of digits, networks | 4000 | 40 | ")
+    manifest = json.loads(next(tmp_path.glob("inrs/*/view0/*/manifest.json")).read_text())
+    minutes = 99 * manifest["settings"]["metadata"]["processor_seconds"] / 60
+    assert line.endswith(f"| {minutes:.0f} min |")
     for path in tmp_path.glob("cells/*.json"):
         record = json.loads(path.read_text())
         assert set(record["fingerprint"]) == {"package", "networks", "models", "training"}

@@ -7,6 +7,7 @@ there or is not, and an interrupted run goes on with the parts that are missing.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architectur
 from benchmarks.data.sdf import short_hash
 from benchmarks.data.settings import DatasetName, FitSettings
 from benchmarks.data.sources import Source, source
+from benchmarks.running.files import read_json
 from weightaug import Architecture, WeightSpaceElement, io
 
 
@@ -73,8 +75,18 @@ class Part:
         """Whether the part is there."""
         return (self.path / "manifest.json").exists()
 
+    @property
+    def took(self) -> float | None:
+        """Processor seconds of fitting the part; None if it is not there, or was made before this was kept."""
+        return (
+            read_json(self.path / "manifest.json", "settings")["settings"]["metadata"].get("processor_seconds")
+            if self.done
+            else None
+        )
+
     def run(self, progress: Callable[[int], None]) -> None:
         """Fits the networks and writes them."""
+        started = time.process_time()
         read = self.source.read(range(self.first, self.last), self.fit, self.folder.parent / "distances")
         progress(len(read.skipped))
         architecture = siren_architecture(self.fit.convention, (self.source.inputs, *self.fit.hidden, 1))
@@ -83,6 +95,7 @@ class Part:
         targets = (read.coordinates.to(self.device), read.values.to(self.device))
         fitted = fit(*targets, start, self.fit, progress=progress)
         columns, metadata = {"psnr": fitted.psnr.cpu(), "steps": fitted.steps.cpu()}, self.settings
+        metadata["processor_seconds"] = time.process_time() - started
         if self.source.skips:
             columns["sample"] = read.samples
             metadata["skipped"] = plain(read.skipped)
@@ -181,6 +194,7 @@ def load_networks(
     for part, stored in zip(parts, data.folders, strict=True):
         metadata = dict(stored.metadata)
         missing = metadata.pop("skipped", [])
+        metadata.pop("processor_seconds", None)
         if metadata != part.settings:
             raise ValueError(
                 f"{part.path}: fitted with other settings: expected {part.settings}, got {metadata}; "
