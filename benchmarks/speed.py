@@ -7,8 +7,9 @@ glibc's thresholds raised, where freed memory is used again instead of being giv
 
 A figure is the least of several medians, taken minutes apart: what other processes do can only add to it.
 
-The sections are "transforms", "training", "memory", "loading" and "growth". Writes speed.json and speed.md to
---output; what is not measured, sections, batches or transforms, stays in them as it was.
+The sections are "transforms", "singles" (one network per call), "training", "memory", "loading" and "growth".
+Writes speed.json and speed.md to --output; what is not measured, sections, batches or transforms, stays in them as
+it was.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ import torch
 from torch.utils.benchmark import Timer
 
 import weightaug as wa
-from benchmarks.measuring import growth, loops, memory, targets, training
+from benchmarks.measuring import growth, loops, memory, singles, targets, training
 from benchmarks.running.commands import at_least, check_each, command, device, distinct, parsed, positive, writable
 from benchmarks.running.files import read_json, write_json, write_text
 from weightaug import _loops
 
-Section = Literal["transforms", "training", "memory", "loading", "growth"]
+Section = Literal["transforms", "singles", "training", "memory", "loading", "growth"]
 Allocator = Literal["default", "raised"]
 RAISED = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 SIREN = wa.Architecture.siren((2, 32, 32, 1), output_offset=0.5)
@@ -266,6 +267,9 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
         lines = training.models(element, clock) + training.seeds_at_once(element, clock)
         return [line._asdict() for line in lines + training.fitting(clock, device)]
 
+    def singles_lines() -> list[dict[str, Any]]:
+        return [line._asdict() for line in singles.measure(SIREN, RELU)]
+
     def peaks() -> dict[str, float]:
         return {
             name: memory.peak(work.transform, networks(work.architecture, memory_batch, options))
@@ -275,6 +279,8 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
     # Parts of 10 shards of 125 networks, as the fitting of 700,000 INRs in small jobs makes them.
     sections: dict[str, tuple[bool, Callable[[], Any]]] = {
         "transforms": (True, lambda: [asdict(f) for f in measure(options, allocator)]),
+        # As in the workers of a DataLoader, which have one thread each.
+        "singles": (allocator == "default" and options.device == "cpu", lambda: on_one_thread(singles_lines)),
         "training": (raised, training_lines),
         "growth": (raised, lambda: growth.curves(clock, device)),
         "memory": (allocator == "default", peaks),
@@ -288,6 +294,16 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
             # Measured beside it: a machine that others use shows in its bounds.
             result["conditions"][f"{what}, {allocator}"] = bounds(options.device)
     return result
+
+
+def on_one_thread(run: Callable[[], Any]) -> Any:
+    """What a measurement finds with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe_machine(device: str) -> dict[str, Any]:

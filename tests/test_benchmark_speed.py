@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import speed
-from benchmarks.measuring import growth, loops, memory, targets
+from benchmarks.measuring import growth, loops, memory, singles, targets
+from weightaug.adapters import from_dws, to_dws
 from weightaug.functional import quantile_dropout
 from weightaug.testing import assert_same_function, random_element
 
@@ -75,3 +76,33 @@ def test_a_large_data_set_opens_in_little_memory():
     found = memory.loading(speed.SIREN, 2000, 100)
     assert found["shards"] == 20
     assert found["private_mb_before_the_first_batch"] < 4.7  # a half of what the networks take
+
+
+@pytest.mark.parametrize("name", ["SirenNegation", "SirenBias", "Permute", "ReLUScale"])
+def test_the_plain_code_for_one_network_keeps_the_function_as_the_transforms_do(name):
+    architecture = speed.RELU if name == "ReLUScale" else speed.SIREN
+    element = random_element(architecture, (1,))
+    _, plain = singles.work_of(element)[name]
+    moved = from_dws(*plain(to_dws(element), []), architecture)
+    assert_same_function(element, moved, tolerance=1e-6)
+    assert not torch.equal(element.weights[1], moved.weights[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["Rotate", "Translate", "Scale", "Dropout", "QuantileDropout", "GaussianNoise", "Mixup, pool"]
+)
+def test_the_plain_code_for_one_network_changes_what_the_transforms_change(name):
+    element = random_element(speed.SIREN, (2,), dtype=torch.float32)
+    transform, plain = singles.work_of(element)[name]
+    torch.manual_seed(0)
+    ours = transform(element[:1])
+    theirs = from_dws(*plain(to_dws(element[:1]), [to_dws(element[1:])]), speed.SIREN)
+    for before, one, other in zip(element[:1].tensors(), ours.tensors(), theirs.tensors(), strict=True):
+        if before.numel() > 32 or "Dropout" not in name:  # few numbers are kept or dropped by chance
+            assert torch.equal(before, one) == torch.equal(before, other)
+
+
+def test_singles_are_measured_for_every_transform():
+    lines = singles.measure(speed.SIREN, speed.RELU, calls=1, rounds=1)
+    assert {line.work for line in lines} >= set(singles.work_of(random_element(speed.SIREN, (1,))))
+    assert "with conversion" in targets.singles_table([line._asdict() for line in lines])

@@ -17,7 +17,7 @@ from weightaug import (
     _loops,
     _order_statistics,
 )
-from weightaug._order_statistics import neighbours_in_order
+from weightaug._order_statistics import neighbours_in_order, operator
 from weightaug.functional import quantile_dropout
 from weightaug.testing import elements, random_element
 from weightaug.transforms import draws
@@ -128,7 +128,7 @@ def test_batches_shared_out_among_threads_give_the_same_selection(monkeypatch, n
 
 def test_the_operator_of_order_statistics_keeps_the_rules_of_torch():
     values, position = torch.rand(4, 9), torch.tensor([0, 3, 8, 5])
-    torch.library.opcheck(neighbours_in_order, (values, position, 8))
+    torch.library.opcheck(operator, (values, position, 8))
     expected = neighbours_in_order(values, position, 8)
     one = torch.func.vmap(lambda v, p: neighbours_in_order(v, p, 8))(values, position)
     transposed = torch.func.vmap(lambda v, p: neighbours_in_order(v, p, 8), in_dims=(1, 0))(values.mT, position)
@@ -186,3 +186,9 @@ def test_label_smoothing():
     assert torch.allclose(smooth.sum(-1), torch.ones(2))
     with pytest.raises(TypeError, match=r"one_hot\(y, num_classes\)"):
         LabelSmoothing()(element, torch.tensor([0, 2]))
+
+
+def test_the_shorter_way_around_the_operator_gives_the_same():
+    values, position = torch.rand(4, 9), torch.tensor([0, 3, 7, 5])
+    for ours, expected in zip(neighbours_in_order(values, position, 7), operator(values, position, 7), strict=True):
+        assert torch.equal(ours, expected)

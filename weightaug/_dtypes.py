@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_weights_dtype"]
+__all__ = ["WEIGHT_DTYPES", "check_weights_dtype"]
 
-_WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_weights_dtype(name: str, tensor: Tensor) -> None:
@@ -17,7 +17,7 @@ def check_weights_dtype(name: str, tensor: Tensor) -> None:
         ValueError: If the dtype is none of float64, float32, bfloat16 and float16.
     """
     dtype = tensor.dtype
-    if dtype in _WEIGHTS:
+    if dtype in WEIGHT_DTYPES:
         return
     if dtype.is_complex:
         fix = "half of each number would be lost in a real one, so there is no place for complex networks"

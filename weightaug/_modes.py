@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
-__all__ = ["autocast_off", "untraced", "wide", "without_autocast"]
+__all__ = ["autocast_off", "runs_at_once", "untraced", "wide", "without_autocast"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +27,7 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def exact(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not _active():
+        if not _any_active():
             return function(*args, **kwargs)
         with autocast_off():
             return function(*args, **kwargs)
@@ -42,8 +43,29 @@ def autocast_off() -> AbstractContextManager[object]:
     return stack
 
 
+def _any_active() -> bool:
+    # One question where that is possible: small networks feel three, in each of the calls that a transform makes.
+    if torch.compiler.is_compiling():
+        return bool(_active())
+    return bool(torch._C._is_any_autocast_enabled())
+
+
 def _active() -> list[str]:
     return [device for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+
+
+def runs_at_once(tensor: Tensor) -> bool:
+    """Whether an operation on a tensor is carried out when it is called, and nobody looks on.
+
+    Not while a step is compiled or exported, under ``vmap`` and its kind, and for tensors that only look like some.
+    Shorter ways to the same numbers, which those could not follow, are open then.
+    """
+    return (
+        type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def untraced(function: Callable[P, R]) -> Callable[P, R]:

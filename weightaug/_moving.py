@@ -196,12 +196,12 @@ def output_factor(activation: Activation, scale: Tensor | None) -> Tensor | None
     return scale.reciprocal() if activation.positively_homogeneous else scale
 
 
-def flat_index(permutation: Tensor) -> Tensor:
+def flat_index(permutation: Tensor, batch: torch.Size) -> Tensor:
     """Positions of the permuted neurons when all neurons of the batch stand in one row."""
-    *batch, size = permutation.shape
     if not batch:
         return permutation
-    count = permutation.numel()
+    size = permutation.shape[-1]
+    count = batch.numel() * size
     start = torch.arange(0, count, size, device=permutation.device).view(*batch, 1)
     return (permutation + start).view(count)
 
@@ -212,7 +212,9 @@ def _write(tensor: Tensor, source: Tensor | None, factor: Tensor | None, after: 
     Whole rows are copied at once, which is many times faster than gathering entries.
     """
     moved = tensor
-    if source is not None:
+    if source is not None and tensor.dim() == after + 1:  # one network
+        moved = tensor.index_select(0, source)
+    elif source is not None:
         moved = tensor.reshape(source.shape[0], *tensor.shape[tensor.dim() - after :])
         moved = moved.index_select(0, source).view(tensor.shape)
     if factor is not None:
@@ -230,8 +232,11 @@ def _read(
     one new tensor per parameter when there are no permutations.
     """
     if permutation is not None:
-        index = _spread(permutation, before, after).expand(current.shape)
-        current = current.gather(current.dim() - 1 - after, index)
+        axis = current.dim() - 1 - after
+        if permutation.dim() == 1:
+            current = current.index_select(axis, permutation)
+        else:
+            current = current.gather(axis, _spread(permutation, before, after).expand(current.shape))
     if factor is not None:
         factor = _spread(factor, before, after)
         current = current * factor if current is original else current.mul_(factor)
@@ -239,8 +244,9 @@ def _read(
 
 
 def _spread(values: Tensor, before: int, after: int) -> Tensor:
-    for _ in range(before):
-        values = values.unsqueeze(-2)
+    if values.dim() > 1:  # those of one network broadcast as they are
+        for _ in range(before):
+            values = values.unsqueeze(-2)
     for _ in range(after):
         values = values.unsqueeze(-1)
     return values

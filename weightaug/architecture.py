@@ -117,10 +117,12 @@ class Architecture:
         inputs: The spaces that no layer writes.
         outputs: The spaces that no layer reads.
         num_parameters: Number of weights and biases of one network.
+        sizes: Number of entries of every tensor of one network.
         masters: For each hidden space, the position in ``hidden`` of the one whose permutation it follows.
         outers: For each hidden space, the position in ``hidden`` of the one that it lies within; None if it lies
             within none, or a fixed one.
         outer_sizes: For each hidden space, the number of copies of it; None if it lies within none.
+        slot_shapes: For each hidden space, ``(size,)``, or ``(copies, size)`` if it lies within another.
         module: What evaluates the networks of a traced architecture: a module without values. None otherwise.
 
     Raises:
@@ -140,11 +142,13 @@ class Architecture:
     inputs: tuple[Space, ...] = field(init=False, repr=False, compare=False)
     outputs: tuple[Space, ...] = field(init=False, repr=False, compare=False)
     num_parameters: int = field(init=False, repr=False, compare=False)
+    sizes: list[int] = field(init=False, repr=False, compare=False)
     wiring: Wiring = field(init=False, repr=False, compare=False)
     plan: tuple[Plan, ...] = field(init=False, repr=False, compare=False)
     masters: tuple[int, ...] = field(init=False, repr=False, compare=False)
     outers: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
     outer_sizes: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
+    slot_shapes: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     module: nn.Module | None = field(init=False, repr=False, compare=False, default=None)
     _hash: int = field(init=False, repr=False, compare=False)
 
@@ -162,7 +166,8 @@ class Architecture:
         put(self, "wiring", self._wire() if self.layers else self._wire_table())
         for kind in ("hidden", "inputs", "outputs"):
             put(self, kind, tuple(self.spaces[i] for i in getattr(self.wiring, kind)))
-        put(self, "num_parameters", sum([math.prod(spec.shape) for spec in self.tensors]))
+        put(self, "sizes", [math.prod(spec.shape) for spec in self.tensors])
+        put(self, "num_parameters", sum(self.sizes))
         position = {f"{layer.name}.bias": l for l, layer in enumerate(self.layers)}
         carriers = {l: s for s, l in enumerate(self.wiring.bias_carriers) if l is not None}
         tensors = {carriers.get(position.get(spec.name, -1), -1): i for i, spec in enumerate(self.tensors)}
@@ -172,6 +177,8 @@ class Architecture:
         put(self, "masters", tuple([slots.get(s.permutes_with or s.name, 0) for s in self.hidden]))
         put(self, "outers", tuple([slots.get(s.within or "") for s in self.hidden]))
         put(self, "outer_sizes", tuple([None if s.within is None else sizes[s.within] for s in self.hidden]))
+        copies = [() if n is None else (n,) for n in self.outer_sizes]
+        put(self, "slot_shapes", tuple([(*n, s.size) for n, s in zip(copies, self.hidden, strict=True)]))
         put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.tensors, self.convention)))
 
     def __hash__(self) -> int:

@@ -97,6 +97,8 @@ class WeightSpaceElement:
         """A new element with other tensors, in the order of :meth:`tensors`."""
         if self.architecture.is_declared:
             return WeightSpaceElement(self.architecture, tuple(tensors), ())
+        if len(tensors) == 2 * len(self.architecture.layers):  # every layer has a bias
+            return WeightSpaceElement(self.architecture, tuple(tensors[::2]), tuple(tensors[1::2]))
         rest = iter(tensors)
         weights: list[Tensor] = []
         biases: list[Tensor | None] = []
@@ -266,7 +268,11 @@ class WeightSpaceElement:
     def flatten(self) -> Tensor:
         """All parameters as one tensor ``(*batch, num_parameters)``, each layer's weight before its bias."""
         batch = self.batch_shape
-        return torch.cat([t.reshape(*batch, t.shape[len(batch) :].numel()) for t in self.tensors()], dim=-1)
+        dims, sizes = len(batch) + 1, self.architecture.sizes
+        rows = [
+            t if t.dim() == dims else t.reshape(*batch, size) for t, size in zip(self.tensors(), sizes, strict=True)
+        ]
+        return torch.cat(rows, dim=-1)
 
     @classmethod
     def unflatten(cls, architecture: Architecture, vector: Tensor) -> WeightSpaceElement:
@@ -284,19 +290,12 @@ class WeightSpaceElement:
                 f"got shape {tuple(vector.shape)}"
             )
         batch = vector.shape[:-1]
-        if architecture.is_declared:
-            declared = [spec.shape for spec in architecture.tensors]
-            pieces = vector.split_with_sizes([math.prod(shape) for shape in declared], -1)
-            views = [piece.view(*batch, *shape) for piece, shape in zip(pieces, declared, strict=True)]
-            return cls(architecture, tuple(views), ())
-        shapes = [(architecture.weight_shape(i), architecture.bias_shape(i)) for i in range(len(architecture.layers))]
-        sizes = [math.prod(shape) for pair in shapes for shape in pair if shape is not None]
-        parts = iter(vector.split_with_sizes(sizes, -1))
-        weights, biases = [], []
-        for weight_shape, bias_shape in shapes:
-            weights.append(next(parts).view(*batch, *weight_shape))
-            biases.append(None if bias_shape is None else next(parts))
-        return cls(architecture, tuple(weights), tuple(biases))
+        pieces = vector.split_with_sizes(architecture.sizes, -1)
+        views = [
+            piece if len(plan.shape) == 1 else piece.view(*batch, *plan.shape)
+            for piece, plan in zip(pieces, architecture.plan, strict=True)
+        ]
+        return cls(architecture, (), ()).with_tensors(views)
 
     # -- evaluation ----------------------------------------------------------------------------------
 

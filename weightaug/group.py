@@ -342,11 +342,13 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
             "the group element is for another architecture: the networks' and the group element's differ in "
             f"{difference(arch, group.architecture)}"
         )
+    if not any([part is not None for part in (*group.permutation, *group.scale, *group.shift, *group.maps)]):
+        return element
     element, group = _fitted(element, group)
     rows, columns, offsets = _factors(element.dtype, group, kind)
     batch = element.batch_shape
     sources = [
-        None if p is None or size is not None else flat_index(p.expand(*batch, p.shape[-1]))
+        None if p is None or size is not None else flat_index(p, batch)
         for p, size in zip(group.permutation, arch.outer_sizes, strict=True)
     ]
     parts = Parts(group.permutation, group.maps, rows, columns, offsets, tuple(sources), batch, kind)
@@ -361,6 +363,8 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
 def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpaceElement, GroupElement]:
     """Both with one batch shape, on the device of the element."""
     batch, device = element.batch_shape, element.device
+    if _fits(group, batch, device):
+        return element, group
     for part in (group.permutation, group.scale, group.shift, group.maps):
         for tensor, space in zip(part, group.architecture.hidden, strict=True):
             if tensor is None:
@@ -384,6 +388,16 @@ def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpa
     return element.map(lambda t: t.expand(*shape, *t.shape[len(batch) :])), group
 
 
+def _fits(group: GroupElement, batch: torch.Size, device: torch.device) -> bool:
+    """Whether all tensors of a group element have a batch shape and device already; most have."""
+    lead, shapes = tuple(batch), group.architecture.slot_shapes
+    for part in (group.permutation, group.scale, group.shift):
+        for tensor, shape in zip(part, shapes, strict=True):
+            if tensor is not None and (tensor.shape != lead + shape or tensor.device != device):
+                return False
+    return not any([m is not None for m in group.maps])
+
+
 def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[Slots, Slots, Slots]:
     """Per hidden space: what multiplies the rows, what multiplies the columns, what is added to the bias."""
     arch = group.architecture
@@ -391,17 +405,22 @@ def _factors(dtype: torch.dtype, group: GroupElement, kind: Kind) -> tuple[Slots
     columns: list[Tensor | None] = []
     offsets: list[Tensor | None] = []
     for slot, (space, scale, shift) in enumerate(zip(arch.hidden, group.scale, group.shift, strict=True)):
+        if scale is None and shift is None:
+            rows.append(None)
+            columns.append(None)
+            offsets.append(None)
+            continue
         _check_allowed(space, scale, shift)
         activation = space.activation
         assert activation is not None
-        scale = None if scale is None else scale.to(dtype)
+        scale = scale if scale is None or scale.dtype == dtype else scale.to(dtype)
         row, column = scale, output_factor(activation, scale)
         if kind is Kind.COTANGENT and activation.positively_homogeneous:
             row = None if row is None else row.reciprocal()
             column = None if column is None else column.reciprocal()
         offset = None
         if shift is not None:
-            parity = (shift & 1).to(dtype).mul_(-2).add_(1)
+            parity = torch.rsub(shift & 1, 1, alpha=2).to(dtype)
             column = parity if column is None else column * parity
             if arch.wiring.bias_carriers[slot] is None:
                 raise ValueError(

@@ -102,6 +102,17 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def singles_table(lines: list[dict[str, Any]]) -> str:
+    """Plain code for one network against ours, without and with the conversion from its layout and back."""
+    heads = ["work", "plain, us", "ours, us", "with conversion, us", "x plain", "with conversion"]
+    rows = []
+    for line in lines:
+        ours, both, plain = line["ours"], line["converted"], line["plain"]
+        rows.append([line["work"], f"{plain:.1f}", f"{ours:.1f}", f"{both:.1f}" if both else "-"])
+        rows[-1] += [f"{plain / ours:.2f} x", f"{plain / both:.2f} x" if both else "-"]
+    return table(heads, rows)
+
+
 def report(results: dict[str, Any]) -> str:
     """Everything as Markdown."""
     text = "Machine: " + ", ".join(f"{name} {value}" for name, value in results["machine"].items()) + "\n\n"
@@ -119,6 +130,8 @@ def report(results: dict[str, Any]) -> str:
             ["work", "allocator", "batch", "us", "networks/s", "loop", "of a clone", "of the draw", "other"],
             [_row(f) for f in figures],
         )
+    if lines := results.get("singles"):
+        text += "\n## One network per call, one thread, processor time\n\n" + singles_table(lines)
     if lines := results.get("training"):
         rows = [[line["what"], line["rate"], line["comparison"]] for line in lines]
         text += "\n## Training\n\n" + table(["work", "rate", "compared"], rows)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from weightaug._dtypes import WEIGHT_DTYPES
 from weightaug.adapters._checks import check_counts, check_parameter, finish, require_biases, require_chain
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -46,6 +47,10 @@ def from_dws(
             expected, what came, and the fix.
     """
     _require_linear(architecture)
+    if _fits(weights, biases, architecture) and not check_values:
+        return WeightSpaceElement(
+            architecture, tuple([w.squeeze(-1).mT for w in weights]), tuple([b.squeeze(-1) for b in biases])
+        )
     check_counts(architecture, weights, biases, "from_dws")
     batch: tuple[int, ...] | None = None
     for i, (layer, weight, bias) in enumerate(zip(architecture.layers, weights, biases, strict=True)):
@@ -58,6 +63,26 @@ def from_dws(
             _check_feature(name, tensor, core)
             batch = check_parameter(name, tensor, core, batch, axes, advice if name.endswith("weight") else "")
     return finish(architecture, [w.squeeze(-1).mT for w in weights], [b.squeeze(-1) for b in biases], check_values)
+
+
+def _fits(weights: Sequence[Tensor], biases: Sequence[Tensor], architecture: Architecture) -> bool:
+    """Whether everything is as expected, found quickly; if not, the checks one by one say what is wrong."""
+    if not isinstance(weights, (tuple, list)) or not isinstance(biases, (tuple, list)):
+        return False
+    tensors = [*weights, *biases]
+    count = len(architecture.layers)
+    if len(weights) != count or len(biases) != count or not all([isinstance(t, Tensor) for t in tensors]):
+        return False
+    first = weights[0]
+    batch, dtype, device = first.shape[:-3], first.dtype, first.device
+    shapes = [plan.shape for plan in architecture.plan]
+    expected = [(*batch, into, out, 1) for out, into in shapes[::2]] + [(*batch, size, 1) for (size,) in shapes[1::2]]
+    return dtype in WEIGHT_DTYPES and all(
+        [
+            t.shape == shape and t.dtype is dtype and t.device == device
+            for t, shape in zip(tensors, expected, strict=True)
+        ]
+    )
 
 
 def _check_feature(name: str, tensor: Tensor, core: tuple[int, ...]) -> None:

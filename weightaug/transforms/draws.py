@@ -37,7 +37,8 @@ def words(
         drawn = torch.stack([(drawn << 32) >> 32, drawn >> 32], -1).flatten().to(torch.int32)
     else:
         drawn = drawn.view(dtype)
-    return (drawn if drawn.numel() == count else drawn[:count]).view(tuple(shape))
+    drawn = drawn if drawn.numel() == count else drawn[:count]
+    return drawn if len(shape) == 1 else drawn.view(tuple(shape))
 
 
 STEPS = 2**23
@@ -91,7 +92,11 @@ def bernoulli(element: WeightSpaceElement, shape: Sequence[int], p: float, gener
 
 def signs(element: WeightSpaceElement, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
     """-1 with probability p, else 1, in the element's dtype."""
-    return bernoulli(element, shape, p, generator).mul_(-2).add_(1)
+    drawn = words(element, (*element.batch_shape, *shape), generator, dtype=torch.int32)
+    if p != 0.5:
+        # The same decisions as those of `bernoulli`: a step is below the bound if the difference is negative.
+        drawn = drawn.bitwise_right_shift_(8).sub_(math.ceil((2 * p - 1) * STEPS))
+    return drawn.bitwise_right_shift_(31).bitwise_or_(1).to(element.device, element.dtype)  # the sign bit, as -1 or 1
 
 
 def integers(
@@ -121,14 +126,17 @@ def orders(element: WeightSpaceElement, shape: Sequence[int], generator: torch.G
     bits = max(size - 1, 1).bit_length()
     # 26 random bits and more tell 64 neurons apart as well as random floats would; larger spaces get more.
     keys = words(element, shape, generator, dtype=torch.int32 if bits <= 6 else torch.int64)
-    position = torch.arange(size, dtype=keys.dtype, device=keys.device)
-    keys = keys.bitwise_and_(-(2**bits)).bitwise_or_(position)
     if keys.device.type == "cpu" and keys.numel() and not torch.compiler.is_compiling():
         # NumPy sorts short rows of integers several times faster than torch, which also keeps indices.
-        keys.numpy().sort(-1)
+        rows = keys.numpy()
+        rows &= -(2**bits)
+        rows |= np.arange(size, dtype=rows.dtype)
+        rows.sort(-1)
+        rows &= 2**bits - 1
     else:
-        keys = keys.sort(-1).values
-    return keys.bitwise_and_(2**bits - 1).to(element.device, torch.int64)
+        position = torch.arange(size, dtype=keys.dtype, device=keys.device)
+        keys = keys.bitwise_and_(-(2**bits)).bitwise_or_(position).sort(-1).values.bitwise_and_(2**bits - 1)
+    return keys.to(element.device, torch.int64)
 
 
 def beta(element: WeightSpaceElement, alpha: float, generator: torch.Generator | None) -> Tensor:

@@ -151,10 +151,12 @@ def _rotation(
         flip = torch.linalg.det(q).sign().unsqueeze(-1)
         return torch.cat([q[..., :1] * flip.unsqueeze(-1), q[..., 1:]], dim=-1)
     low, high = (math.radians(end) for end in _ends(degrees))
-    angle = draws.uniform(element, (), low, high, generator)[..., None, None]
+    angle = draws.uniform(element, (), low, high, generator)
     if d == 2:
-        u, v = torch.eye(2, dtype=angle.dtype, device=angle.device).unbind()
-    elif axis is not None:
+        s, c = angle.sin(), angle.cos()
+        return torch.stack([c, -s, s, c], -1).view(*angle.shape, 2, 2)
+    angle = angle[..., None, None]
+    if axis is not None:
         u, v = _plane_across(axis, angle)
     else:
         u, v = draws.normal(element, (2, d), generator, dtype=angle.dtype).unbind(-2)

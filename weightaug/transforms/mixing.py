@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weightaug._arguments import check_element, require_tensor
 from weightaug._differences import difference
+from weightaug._modes import runs_at_once
 from weightaug._operations import TargetMode, check_target, mix, mix_into, mix_target
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -161,22 +162,32 @@ class Mixup(Transform):
 
     def _partners(self, element: WeightSpaceElement, index: Tensor) -> WeightSpaceElement:
         if self.pool is not None:
-            pool = self.pool.element
-            if pool.device != element.device or pool.dtype != element.dtype:
-                raise ValueError(
-                    f"the pool is {pool.dtype} on {pool.device}, the batch {element.dtype} on {element.device}; "
-                    "move the pool with Pool(element.to(...), ...)"
-                )
-            return _take(pool, index)
+            self._check_pool(element)
+            return _take(self.pool.element, index)
         dims = len(element.batch_shape)
         flat = element if dims == 1 else element.map(lambda t: t.flatten(0, dims - 1))
         return _take(flat, index)
+
+    def _check_pool(self, element: WeightSpaceElement) -> None:
+        assert self.pool is not None
+        pool = self.pool.element
+        if pool.device != element.device or pool.dtype != element.dtype:
+            raise ValueError(
+                f"the pool is {pool.dtype} on {pool.device}, the batch {element.dtype} on {element.device}; "
+                "move the pool with Pool(element.to(...), ...)"
+            )
 
     def apply(self, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
         return self._mixed(element, element, params)
 
     def _mixed(self, own: WeightSpaceElement, element: WeightSpaceElement, params: MixParams) -> WeightSpaceElement:
         """Mixes some networks, with parameters of their own, with partners from a whole batch (or the pool)."""
+        at_hand = params.partner.dim() == 0 and params.partner.device.type == "cpu" and runs_at_once(params.partner)
+        if self.pool is not None and at_hand:  # one network needs no copy of its partner
+            self._check_pool(element)
+            row = int(params.partner)
+            partner = self.pool.element.map(lambda t: t.select(0, row))
+            return mix(own, act(partner, params.group), params.lam)
         partners = self._partners(element, params.partner)
         # The partners are copies already, so they can take the result.
         return mix_into(act(partners, params.group), own, params.lam)
