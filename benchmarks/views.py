@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -352,6 +352,8 @@ def write_page(page: Path, out: Path) -> None:
     for name in re.findall(r"<!-- table: (\S+) -->", text):
         if not any((out / name).glob("cells/*.json")) and not (out / f"{name}.json").exists():
             table = "Not measured yet.\n"
+        elif name == "descents":
+            table = descents_table(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
         elif name.startswith("strength-"):
             table = strengths_table(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
         else:
@@ -405,6 +407,43 @@ def strengths_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# -- steps ---------------------------------------------------------------------------------------------------
+
+DESCENTS: tuple[tuple[Literal["constant", "cosine"], float], ...] = (
+    ("constant", 2e-3),
+    ("constant", 3e-3),
+    ("constant", 5e-3),
+    ("cosine", 3e-3),
+    ("cosine", 5e-3),
+)
+
+
+def descents(networks: wa.WeightSpaceElement, size: int, steps: tuple[int, ...] = (40, 60, 80)) -> dict[str, Any]:
+    """How near rates and schedules bring noisy networks back to their functions in so many steps."""
+    changed = wa.GaussianNoise(0.6)(networks, generator=torch.Generator().manual_seed(0))
+    points = wa.points.grid((size, size)).float()
+    wanted = networks(points)
+    span = wanted.amax((-2, -1)) - wanted.amin((-2, -1))
+
+    def left(moved: wa.WeightSpaceElement) -> float:
+        error = (moved(points) - wanted).square().mean((-2, -1))
+        return float((10 * torch.log10(span**2 / error)).median())
+
+    rows = []
+    for schedule, rate in DESCENTS:
+        settings = [Adam(count, rate, schedule) for count in steps]
+        reached = [left(wa.fitting.fit(points, wanted, changed, adam, peak=span).element) for adam in settings]
+        rows.append({"rate": f"{schedule}, {rate:g}", "psnr": reached})
+    return {"networks": len(networks), "steps": list(steps), "before": left(changed), "rows": rows}
+
+
+def descents_table(results: dict[str, Any]) -> str:
+    """As Markdown."""
+    lines = [f"| rate | {' | '.join(map(str, results['steps']))} |", "| --- |" + " ---: |" * len(results["steps"])]
+    lines += [f"| {row['rate']} | {' | '.join(f'{psnr:.1f}' for psnr in row['psnr'])} |" for row in results["rows"]]
+    return "\n".join([*lines, "", f"{results['networks']} networks; noise leaves {results['before']:.1f} dB."]) + "\n"
+
+
 def main() -> None:
     """Parses the arguments and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -424,9 +463,10 @@ def main() -> None:
         default=None,
         help="measure strengths in dB instead, on the view0 of --fits: networks of images or of signed distances",
     )
+    parser.add_argument("--descents", action="store_true", help="measure rates and schedules on --fits instead")
     parser.add_argument("--page", type=Path, default=None, help="write the tables of the results into this page")
     args = parser.parse_args()
-    needs_fits = args.page is None and (args.strength or args.dataset == "fashion-mnist")
+    needs_fits = args.page is None and (args.strength or args.descents or args.dataset == "fashion-mnist")
     if needs_fits and (args.fits is None or not (args.fits / "view0").is_dir()):
         parser.error(f"--fits {args.fits}: expected the folder of fitted networks, with view0 in it")
     torch.set_num_threads(1)
@@ -436,6 +476,8 @@ def main() -> None:
         element = load_fits(args.fits / "view0")[0][:1000]
         size, peak = (28, 2.0) if args.strength == "images" else (16, 1.0)  # 1: the radius of the sphere of a shape
         write_json(args.out / f"strength-{args.strength}.json", strengths(element, size, peak))
+    elif args.descents:
+        write_json(args.out / "descents.json", descents(load_fits(args.fits / "view0")[0][:100], 28))
     else:
         run(args)
 
