@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.models import edges_in_blocks
 from benchmarks.models.graph_embedding import Known, Widths
 from benchmarks.models.recomputing import recompute
 from benchmarks.models.relation_transformer import RelationalAttention, RelationLayer, RelationTransformer
@@ -179,29 +178,6 @@ def test_pieces_of_a_batch_change_nothing():
     torch.testing.assert_close(classifier(element), whole)
     torch.testing.assert_close(torch.cat([classifier(element[i : i + 1]) for i in range(5)]), whole)
     assert classifier(element[:0]).shape == (0, 5)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("edge_rows", [14, 2, 0])
-@pytest.mark.parametrize("rows", [1, 5, 14, 40])  # of a block: one row, a part, a whole network, more than one
-def test_a_layer_in_blocks_is_the_layer(monkeypatch, rows, edge_rows, dropout):
-    monkeypatch.setattr(edges_in_blocks, "PAIRS", 14 * rows)
-    torch.manual_seed(0)
-    layer = RelationLayer(WIDTHS, edge_rows, dropout).double()
-    with torch.no_grad():  # biases and norms start at zero and one, where a mistake would not show
-        for p in layer.parameters():
-            p += 0.1 * torch.randn_like(p)
-    looking = 14 if edge_rows else 2
-    nodes, edges = torch.randn(3, 14, 12).double(), torch.randn(3, looking, 14, 8).double()
-    kept = layer.sample(nodes, edges) if dropout else ()
-    leaves = [nodes.requires_grad_(), edges.requires_grad_(), *layer.parameters()]
-    results = []
-    for in_blocks in (False, True):
-        outputs = layer(nodes, edges, *kept, in_blocks=in_blocks)
-        loss = sum((output * torch.cos(torch.arange(output.numel()).view_as(output))).sum() for output in outputs)
-        results.append((outputs, torch.autograd.grad(loss, leaves)))
-    for plain, block in zip(*results, strict=True):
-        torch.testing.assert_close(block, plain, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
