@@ -11,7 +11,7 @@ import torch
 from benchmarks.data import fit as caller
 from benchmarks.data.images import digits, load_images
 from benchmarks.data.settings import ImageFitSettings
-from weightaug import Activation, Architecture, Layer, Space, WeightSpaceElement, fitting
+from weightaug import Activation, Architecture, Layer, Space, WeightSpaceElement, convert, fitting
 from weightaug.fitting import CONVENTIONS, Adam, pixel_grid
 from weightaug.fitting.gradients import _Any, error_function
 from weightaug.testing import random_element
@@ -120,12 +120,22 @@ def test_inrs_show_their_images(convention):
     gradient = torch.linspace(0, 1, 12)
     images = torch.stack([gradient.expand(8, 12), gradient[:8, None].expand(8, 12), torch.full((8, 12), 0.25)])[None]
     fitted = fitting.fit_inrs(images, convention=convention)
+    assert fitted.element.architecture.convention == convention
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 12), indexing="ij")
     points = torch.stack([rows, columns] if convention == "nfn" else [columns, rows], -1).flatten(0, 1)
     shown = (fitted.element(points).mT.reshape(1, 3, 8, 12) + 1) / 2
     psnr = -10 * (shown - images).square().mean((1, 2, 3)).log10()
     assert (psnr >= 40).all()
     torch.testing.assert_close(fitted.psnr, psnr, atol=0.05, rtol=0)
+
+
+def test_fitted_networks_can_be_converted_without_saying_what_they_are():
+    fitted = fitting.fit_inrs(digits().values[:2], settings=Adam(30)).element
+    there = convert(fitted, "nfn")
+    points = torch.rand(20, 2)
+    torch.testing.assert_close(there(points.flip(-1)), fitted(points), atol=1e-4, rtol=0)
+    own = fitting.fit_inrs(digits().values[:2], convention=fitting.CONVENTIONS["siren"], settings=Adam(30)).element
+    assert own.architecture.convention is None  # which has no name
 
 
 def test_a_part_of_the_images_is_fitted_again_alone():

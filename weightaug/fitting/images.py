@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -59,7 +60,8 @@ def fit_inrs(
         progress: Called with the number of networks that have just stopped.
 
     Returns:
-        Networks ``(n,)`` in float32, their PSNR in dB, and the steps that each took.
+        Networks ``(n,)`` in float32, their PSNR in dB, and the steps that each took. The architecture says of which
+        convention they are, where it has a name; see :func:`weightaug.convert`.
 
     Raises:
         ValueError: If images have another shape or values outside of [0, 1], or the numbers of seeds and images differ.
@@ -90,5 +92,8 @@ def fit_inrs(
     low, _ = chosen.target_range
     targets = low + chosen.peak * planes.flatten(2).mT.float()
     grid = pixel_grid(height, width, order=chosen.coordinates)
-    start = initial_weights(chosen, chosen.architecture((2, *hidden, channels)), seeds).to(images.device)
+    architecture = chosen.architecture((2, *hidden, channels))
+    if isinstance(convention, str):
+        architecture = replace(architecture, convention=convention)
+    start = initial_weights(chosen, architecture, seeds).to(images.device)
     return fit(grid, targets, start, settings, peak=chosen.peak, progress=progress)
