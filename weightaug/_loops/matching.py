@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weightaug._loops.compiling import compiled
 
-__all__ = ["NO_SEARCH", "SCORES", "add_moved_product", "assign_many", "assign_one", "visit"]
+__all__ = ["NO_SEARCH", "SCORES", "add_moved_product", "assign_many", "assign_one", "score_of", "visit"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -163,6 +163,41 @@ def add_moved_product(total: Floats, a: Floats, b: Floats, index: Integers, fact
         k += 1
 
 
+@compiled("void(int64, float64, float64[::1], float64[::1], float64[:,::1], float64[:,::1], float64[:,::1])")
+def score_of(rule: int, h: float, bias: Floats, other_bias: Floats, r: Floats, c: Floats, score: Floats) -> None:
+    """Makes the scores of one pair and space from products of incoming and outgoing parameters, ``(n, n)`` each."""
+    n = len(score)
+    if rule == PLAIN:
+        for i in range(n):
+            for j in range(n):
+                score[i, j] = r[i, j] + c[i, j]
+    elif rule == ABSOLUTE:
+        for i in range(n):
+            for j in range(n):
+                score[i, j] = abs(r[i, j] + c[i, j])
+    elif rule == ABSOLUTE_ROWS:
+        for i in range(n):
+            for j in range(n):
+                score[i, j] = abs(r[i, j]) + c[i, j]
+    else:
+        for i in range(n):
+            for j in range(n):
+                # d h is how far the biases are from an even number of half periods, 0 <= d <= 1.
+                d = (bias[i] - other_bias[j]) / h
+                d = abs(d - 2 * np.floor(0.5 * d + 0.5))
+                even, odd = -0.5 * (h * d) ** 2, -0.5 * (h * (1 - d)) ** 2
+                score[i, j] = abs(c[i, j] + 0.5 * (even - odd)) + 0.5 * (even + odd) + r[i, j]
+        if rule in (PHASES_AND_ODD, PHASES_AND_EVEN):
+            flip = 1 if rule == PHASES_AND_EVEN else -1
+            for i in range(n):
+                for j in range(n):
+                    d = (bias[i] + other_bias[j]) / h
+                    d = abs(d - 2 * np.floor(0.5 * d + 0.5))
+                    even, odd = -0.5 * (h * d) ** 2, -0.5 * (h * (1 - d)) ** 2
+                    other = abs(c[i, j] + 0.5 * flip * (even - odd)) + 0.5 * (even + odd) - r[i, j]
+                    score[i, j] = max(score[i, j], other)
+
+
 @compiled(f"void(int64, {_VISIT}, float64[:,::1], int64[:,::1], int64[:,::1], float64[:,:,::1])")
 def visit(
     rule: int,
@@ -230,36 +265,10 @@ def visit(
                 r[i, j], c[i, j] = rows[b, i, j], columns[b, i, j]
         add_moved_product(r, in_a[b], in_b[b], in_index[b], in_factor[b])
         add_moved_product(c, out_a[b], out_b[b], out_index[b], out_factor[b])
-        if rule == PLAIN:
-            for i in range(n):
-                for j in range(n):
-                    score[i, j] = r[i, j] + c[i, j]
-        elif rule == ABSOLUTE:
-            for i in range(n):
-                for j in range(n):
-                    score[i, j] = abs(r[i, j] + c[i, j])
-        elif rule == ABSOLUTE_ROWS:
-            for i in range(n):
-                for j in range(n):
-                    score[i, j] = abs(r[i, j]) + c[i, j]
+        if rule >= PHASES:
+            score_of(rule, half_period[b], bias[b], other_bias[b], r, c, score)
         else:
-            h = half_period[b]
-            for i in range(n):
-                for j in range(n):
-                    # d h is how far the biases are from an even number of half periods, 0 <= d <= 1.
-                    d = (bias[b, i] - other_bias[b, j]) / h
-                    d = abs(d - 2 * np.floor(0.5 * d + 0.5))
-                    even, odd = -0.5 * (h * d) ** 2, -0.5 * (h * (1 - d)) ** 2
-                    score[i, j] = abs(c[i, j] + 0.5 * (even - odd)) + 0.5 * (even + odd) + r[i, j]
-            if rule in (PHASES_AND_ODD, PHASES_AND_EVEN):
-                flip = 1 if rule == PHASES_AND_EVEN else -1
-                for i in range(n):
-                    for j in range(n):
-                        d = (bias[b, i] + other_bias[b, j]) / h
-                        d = abs(d - 2 * np.floor(0.5 * d + 0.5))
-                        even, odd = -0.5 * (h * d) ** 2, -0.5 * (h * (1 - d)) ** 2
-                        other = abs(c[i, j] + 0.5 * flip * (even - odd)) + 0.5 * (even + odd) - r[i, j]
-                        score[i, j] = max(score[i, j], other)
+            score_of(rule, 1.0, real[0], real[0], r, c, score)  # biases are not read
         assign_one(score, prices[b], found[t], whole, real)
         for i in range(n):
             products[0, t, i], products[1, t, i] = r[i, found[t, i]], c[i, found[t, i]]

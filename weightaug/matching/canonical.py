@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import matmul
 from weightaug.matching.refinement import Refinement
-from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
+from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve, topological_slots
 from weightaug.matching.surroundings import undisturbed
 
-__all__ = ["balance", "canonicalize", "flat64", "to_representative", "topological_slots", "unflat"]
+__all__ = ["balance", "canonicalize", "flat64", "to_representative", "unflat"]
 
 
 def flat64(x: WeightSpaceElement, device: torch.device | None = None) -> WeightSpaceElement:
@@ -39,12 +38,6 @@ def unflat(group: GroupElement, x: WeightSpaceElement) -> GroupElement:
         return t.to(x.device)
 
     return group.map(back)
-
-
-def topological_slots(architecture: Architecture) -> list[int]:
-    """The hidden spaces in an order in which everything that a space reads comes before it."""
-    hidden = architecture.wiring.hidden
-    return [hidden.index(space) for space in architecture.wiring.order if space in hidden]
 
 
 # -- positive scales -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "check_pair",
     "neighbours",
     "resolve",
+    "topological_slots",
 ]
 
 Symmetry = str | Collection[str]
@@ -57,6 +59,11 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
         ValueError: If a name is unknown, or no hidden space has the symmetry.
         TypeError: If the symmetry is no name and no collection of names.
     """
+    # Asked in every call; what is raised is not kept.
+    return _resolved(architecture, symmetry) if isinstance(symmetry, str) else _resolve(architecture, symmetry)
+
+
+def _resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
     if architecture.is_declared:
         raise ValueError(
             "this works on networks that are declared by layers, got one that is declared tensor by tensor; "
@@ -99,8 +106,17 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "match") -> None:
+_resolved = lru_cache(maxsize=64)(_resolve)
+
+
+def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "match", values: bool = True) -> None:
     """Checks that two elements can be matched.
+
+    Args:
+        a: One of them.
+        b: The other.
+        verb: What cannot be done if they do not fit.
+        values: Whether values are checked, too.
 
     Raises:
         ValueError: If the architectures, batch shapes or devices differ, or a value is NaN or infinite.
@@ -120,8 +136,9 @@ def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "mat
         )
     if a.device != b.device:
         raise ValueError(f"cannot {verb} networks on different devices: a is on {a.device}, b on {b.device}")
-    check_finite(a, "a")
-    check_finite(b, "b")
+    if values:
+        check_finite(a, "a")
+        check_finite(b, "b")
 
 
 def check_networks(element: WeightSpaceElement, role: str) -> None:
@@ -185,6 +202,12 @@ def check_finite(element: WeightSpaceElement, role: str) -> None:
                 f"{role}, {name}: expected finite values, got {int((~finite).sum())} NaN or infinite{at}; drop "
                 "those networks, or fit them again"
             )
+
+
+def topological_slots(architecture: Architecture) -> list[int]:
+    """The hidden spaces in an order in which everything that a space reads comes before it."""
+    hidden = architecture.wiring.hidden
+    return [hidden.index(space) for space in architecture.wiring.order if space in hidden]
 
 
 def neighbours(architecture: Architecture) -> tuple[tuple[int, ...], ...]:

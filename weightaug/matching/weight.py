@@ -10,17 +10,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.activation import check_points, match_activations
 from weightaug.matching.annealing import anneal
 from weightaug.matching.assignment import on_device_solver
-from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, topological_slots, unflat
+from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, unflat
+from weightaug.matching.compiled import Plan, match_compiled, plan_of
 from weightaug.matching.descent import BLOCK, Pairs
 from weightaug.matching.function import match_functions, or_nothing
 from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick, random_moves
-from weightaug.matching.rules import Rule, Symmetry, check_count, check_generator, check_pair, resolve
+from weightaug.matching.rules import (
+    Rule,
+    Symmetry,
+    check_count,
+    check_finite,
+    check_generator,
+    check_pair,
+    resolve,
+    topological_slots,
+)
 from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.table import match_table
 
@@ -104,7 +115,7 @@ def match(
 
     Source: section 4 of the paper, and Ainsworth et al. (2022), Git Re-Basin, for permutations.
     """
-    check_pair(a, b)
+    check_pair(a, b, values=False)
     if a.architecture.is_declared:
         if method != "weight" or starts is not None or kicks or points is not None:
             raise ValueError(
@@ -131,7 +142,11 @@ def match(
     if points is not None:
         check_points(points, a.architecture, whole=method == "function")
     if not rules:
+        _check_values(a, b)
         return GroupElement.identity(a.architecture)
+    if method == "weight" and not kicks and (found := _match_at_once(a, b, rules, starts, max_sweeps)) is not None:
+        return found
+    _check_values(a, b)
     device = working_device(a)
     precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
@@ -154,6 +169,34 @@ def match(
     # In pieces, because a pair takes some ten to twenty times its own memory while it is matched.
     groups = [align(a[i : i + _PIECE], b[i : i + _PIECE]) for i in range(0, len(a), _PIECE)]
     return unflat(GroupElement.cat(groups), b)
+
+
+def _check_values(a: WeightSpaceElement, b: WeightSpaceElement) -> None:
+    check_finite(a, "a")
+    check_finite(b, "b")
+
+
+def _match_at_once(
+    a: WeightSpaceElement, b: WeightSpaceElement, rules: tuple[Rule, ...], starts: Sequence[str], max_sweeps: int
+) -> GroupElement | None:
+    """What :func:`match` does, with as few calls as possible around one compiled one; None where that cannot be."""
+    arch, batch = a.architecture, a.batch_shape
+    if a.device.type != "cpu" or any([rule.scale for rule in rules]) or batch.numel() > _PIECE:
+        return None
+    plan = plan_of(arch, rules, tuple(starts))
+    if plan is None:
+        return None
+    x, y = (e.flatten().detach().to(torch.float64).reshape(batch.numel(), arch.num_parameters) for e in (a, b))
+    if not (math.isfinite(float(x.sum())) and math.isfinite(float(y.sum()))):
+        _check_values(a, b)  # no value need be infinite for a sum to be
+    moves, _ = _solve_compiled(x, y, arch, plan, rules, starts, max_sweeps=max_sweeps)
+
+    def back(part: Sequence[Tensor | None], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+        return tuple([None if t is None else t.to(dtype).reshape(*batch, t.shape[1]) for t in part])
+
+    return GroupElement(
+        arch, back(moves.permutation, torch.int64), back(moves.sign, b.dtype), back(moves.shift, torch.int64)
+    )
 
 
 def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
@@ -279,6 +322,8 @@ def solve(
 ) -> tuple[Moves, Tensor]:
     """Coordinate descent from several starts, the best result kept for each pair.
 
+    Small networks are matched by compiled loops where these are installed.
+
     Args:
         a: The networks to align to, a flat float64 batch with balanced scales.
         b: The networks to align, likewise.
@@ -292,6 +337,63 @@ def solve(
     Returns:
         The moves, and the objective that they reach, ``(B,)``.
     """
+    arch, rules = a.architecture, tuple(rules)
+    plan = None if kicks or a.device.type != "cpu" else plan_of(arch, rules, tuple(starts))
+    if plan is not None:
+        flat = a.flatten(), b.flatten()
+        return _solve_compiled(*flat, arch, plan, rules, starts, keep_identity=keep_identity, max_sweeps=max_sweeps)
+    return _solve_by_visits(
+        a, b, rules, starts, kicks, keep_identity=keep_identity, max_sweeps=max_sweeps, generator=generator
+    )
+
+
+def _workers(pairs: int, architecture: Architecture) -> int:
+    """How many threads share the pairs: with less than two blocks each, they wait longer than they work."""
+    largest = max([space.size for space in architecture.hidden])
+    return min(torch.get_num_threads(), max(pairs * largest**2 // (2 * BLOCK), 1))
+
+
+def _solve_compiled(
+    a: Tensor,
+    b: Tensor,
+    architecture: Architecture,
+    plan: Plan,
+    rules: Sequence[Rule],
+    starts: Sequence[str],
+    *,
+    keep_identity: bool = True,
+    max_sweeps: int,
+) -> tuple[Moves, Tensor]:
+    """:func:`solve` for flat networks ``(B, P)``, by compiled loops."""
+    workers = _workers(len(a), architecture)
+    found = match_compiled(a, b, plan, rules, keep_identity=keep_identity, max_sweeps=max_sweeps, workers=workers)
+
+    def visits(pairs: slice | Tensor) -> tuple[Moves, Tensor]:
+        x, y = (WeightSpaceElement.unflatten(architecture, flat[pairs]) for flat in (a, b))
+        return _solve_by_visits(x, y, rules, starts, keep_identity=keep_identity, max_sweeps=max_sweeps)
+
+    if found is None:
+        return visits(slice(None))
+    if set(starts) & {"forward", "backward"} and bool(found.alike.any()):
+        # Perhaps copies, whose ties are settled by canonical forms.
+        where = found.alike.nonzero().squeeze(1)
+        moves, reached = visits(where)
+        found.moves.put(where, moves)
+        found.reached[where] = reached
+    return found.moves, found.reached
+
+
+def _solve_by_visits(
+    a: WeightSpaceElement,
+    b: WeightSpaceElement,
+    rules: Sequence[Rule],
+    starts: Sequence[str],
+    kicks: int = 0,
+    *,
+    keep_identity: bool,
+    max_sweeps: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Moves, Tensor]:
     arch = a.architecture
     given = [random_moves(b, rules, generator) for name in starts if name == "random"]
     if "canonical" in starts:
@@ -301,9 +403,7 @@ def solve(
     largest = max(space.size for space in arch.hidden)
     size = max(len(a), 1)
     if a.device.type == "cpu":
-        # With less than two blocks each, threads wait for each other longer than they work.
-        workers = min(torch.get_num_threads(), max(len(a) * largest**2 // (2 * BLOCK), 1))
-        size = max(min(math.ceil(len(a) / workers), BLOCK // largest, _CHUNK), 1)
+        size = max(min(math.ceil(len(a) / _workers(len(a), arch)), BLOCK // largest, _CHUNK), 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
     forward = topological_slots(arch)
 
