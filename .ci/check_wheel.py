@@ -9,7 +9,9 @@ package = {name for name in names if name.startswith("weightaug/")}
 foreign = [name for name in names if name not in package and not name.partition("/")[0].endswith(".dist-info")]
 root = Path(__file__).parents[1]
 expected = {
-    str(p.relative_to(root)) for p in (root / "weightaug").rglob("*") if p.suffix == ".py" or p.name == "py.typed"
+    str(p.relative_to(root))
+    for p in (root / "weightaug").rglob("*")
+    if p.suffix in (".py", ".safetensors") or p.name in ("py.typed", "manifest.json")
 }
 if foreign or package != expected:
     sys.exit(

@@ -41,3 +41,18 @@ def test_every_public_name_is_documented(name: str) -> None:
     assert re.search(rf"^\.\. auto(class|function):: {name}$", pages, flags=re.MULTILINE), (
         f"add weightaug.{name} to the page of its family in docs/api"
     )
+
+
+def test_notebooks_show_what_things_are() -> None:
+    data = weightaug.datasets.digits(transform=weightaug.SirenNegation())
+    shown = data._repr_html_()
+    for text in ("600 networks", "columns psnr", "SirenNegation(p=0.5)", "337 parameters", "convention siren", "sign"):
+        assert text in shown
+    assert "batch (600,); torch.float32; cpu" in data.element._repr_html_()
+    long = weightaug.Architecture.mlp((2, *[3] * 40, 1), "relu")
+    assert "and 30 more" in long._repr_html_()
+    named = weightaug.Architecture(
+        (weightaug.Space("<b>", 2), weightaug.Space("y", 1)), (weightaug.Layer("l", "<b>", "y"),)
+    )
+    assert "&lt;b&gt;" in named._repr_html_()
+    assert "<b>" not in named._repr_html_()

@@ -31,7 +31,20 @@ def test_public_names(module: str) -> None:
 
 PUBLIC = (
     "weightaug",
-    *(f"weightaug.{m}" for m in ("adapters", "fitting", "functional", "io", "matching", "testing", "transforms")),
+    *(
+        f"weightaug.{m}"
+        for m in (
+            "adapters",
+            "datasets",
+            "fitting",
+            "functional",
+            "io",
+            "matching",
+            "plot",
+            "testing",
+            "transforms",
+        )
+    ),
 )
 
 
@@ -111,7 +124,13 @@ def test_version_is_told_once() -> None:
 
 def test_the_package_imports_only_what_it_declares() -> None:
     allowed = {"torch", "numpy", "scipy", "safetensors", "weightaug", "__future__"} | set(sys.stdlib_module_names)
-    optional = {"hypothesis": "strategies.py", "numba": "compiling.py", "tqdm": "views.py", "ray": "views.py"}
+    optional = {
+        "hypothesis": "strategies.py",
+        "matplotlib": "plot.py",
+        "numba": "compiling.py",
+        "ray": "views.py",
+        "tqdm": "views.py",
+    }
     for file in (ROOT / "weightaug").rglob("*.py"):
         for name in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), flags=re.MULTILINE):
             assert name in allowed or optional.get(name) == file.name, f"{file.relative_to(ROOT)} imports {name}"

@@ -18,6 +18,7 @@ from torch import nn
 from weightaug._activations import Activation, as_activation
 from weightaug._axes import TensorSpec
 from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
+from weightaug._html import of_architecture
 from weightaug._table import Expanded, Plan, check_table, expand_layers, plan_table
 from weightaug._wiring import Wiring
 
@@ -193,9 +194,10 @@ class Architecture:
     def __repr__(self) -> str:
         if self.is_declared:  # hundreds of tensors are no help in a message
             return f"<Architecture of {len(self.tensors)} tensors, {len(self.hidden)} spaces>"
-        parts = f"spaces={self.spaces!r}, layers={self.layers!r}, output_offset={self.output_offset!r}"
-        parts += "" if self.convention is None else f", convention={self.convention!r}"
-        return f"Architecture({parts})"
+        of = "" if self.convention is None else f", convention={self.convention!r}"
+        return f"Architecture(spaces={self.spaces!r}, layers={self.layers!r}, output_offset={self.output_offset!r}{of})"
+
+    _repr_html_ = of_architecture
 
     def _check_fields(self) -> None:
         for kind, names in (

@@ -15,6 +15,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from weightaug._differences import difference
 from weightaug._dtypes import check_weights_dtype
+from weightaug._html import of_element
 from weightaug._indexing import normalise
 from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
@@ -115,6 +116,8 @@ class WeightSpaceElement:
             f"WeightSpaceElement({sizes}, batch_shape={tuple(self.batch_shape)}, "
             f"dtype={self.dtype}, device={str(self.device)!r})"
         )
+
+    _repr_html_ = of_element
 
     # -- checks --------------------------------------------------------------------------------------
 

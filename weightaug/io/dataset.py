@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from weightaug._html import of_dataset
 from weightaug._indexing import rows
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement, cat
@@ -244,6 +245,8 @@ class WeightSpaceDataset(torch.utils.data.Dataset[Any]):
     def __repr__(self) -> str:
         paths = ", ".join(repr(str(path)) for path in self.paths[:2]) + ", ..." * (len(self.paths) > 2)
         return f"WeightSpaceDataset({paths}, {len(self)} networks, labels={LABELS in self.settings['tensors']})"
+
+    _repr_html_ = of_dataset
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths, "checksums": self._checksums, "transform": self.transform}
