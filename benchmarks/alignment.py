@@ -1,23 +1,25 @@
-"""Alignment benchmark: ``python benchmarks/alignment.py`` runs all parts; ``--parts speed`` one of them.
+"""Alignment: ``python benchmarks/alignment.py`` runs all parts; ``--parts speed`` one of them.
 
-planted: copies made by random symmetries are found again. fitted: pairs of networks fitted to images
-(Fashion-MNIST with --data-dir, else scikit-learn's digits) by distance and by what their midpoint shows.
-objective and speed: against Git Re-Basin's weight matching, one pair at a time (tests/git_rebasin.py).
-small: how often the very optimum is found, by trying all. relu: whether positive scales help trained networks.
-Every part writes a JSON file and a figure into --out.
+planted: copies made by random symmetries are found again. fitted: pairs of networks fitted to images, by distance and
+by what their midpoint shows. objective and speed: against Git Re-Basin's weight matching, one pair at a time
+(tests/git_rebasin.py). small: how often the very optimum is found, by trying all. relu: whether positive scales help
+trained networks. Every part writes a JSON file into --output; ``--page docs/alignment.md`` writes their tables into the
+page instead.
+
+Networks are fitted to Fashion-MNIST with --data-dir, else to scikit-learn's digits, and kept in --output; --fits names
+folders of networks that benchmarks/table1.py has fitted, with two views at least.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 from unittest import mock
 
 import torch
@@ -26,29 +28,78 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
 
+from benchmarks.measuring import alignment_tables
 from benchmarks.measuring.fitted_pairs import Fits, load_fits
+from benchmarks.measuring.frank_wolfe import frank_wolfe
 from benchmarks.measuring.relu_pairs import relu
 from benchmarks.measuring.small_pairs import small
+from benchmarks.running.commands import at_least, command, distinct, parsed, writable
+from benchmarks.running.files import write_json
+from benchmarks.running.pages import write_tables
 from tests.git_rebasin import weight_matching
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, _loops, act, cat
 from weightaug.matching import match
 
-THOROUGH: dict[str, Any] = {"starts": ("identity", "forward", "anneal"), "kicks": 250}
+Part = Literal["planted", "fitted", "objective", "speed", "small", "relu"]
+PEER = "permutation, Frank-Wolfe"
 METHODS: dict[str, dict[str, Any]] = {
     "permutation (Git Re-Basin)": {"symmetry": "permutation", "starts": ("identity",)},
+    PEER: {},
     "permutation": {"symmetry": "permutation"},
+    "permutation, four starts": {"symmetry": "permutation", "starts": ("identity", "reverse", "forward", "backward")},
     "permutation x sign": {"symmetry": "sign", "starts": ("identity",)},
     "full group": {},
     "full group, two starts": {"starts": ("identity", "forward")},
-    "full group, thorough": THOROUGH,
+    "full group, 100 kicks": {"starts": ("identity", "forward", "anneal"), "kicks": 100},
     "permutation, by function": {"symmetry": "permutation", "method": "function"},
     "full group, by function": {"method": "function"},
 }
 
 
-def main() -> None:
-    """Parses the arguments and runs the parts."""
-    parts: dict[str, Callable[[argparse.Namespace], Any]] = {
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        parts: Parts to run; all by default.
+        data_dir: Folder of Fashion-MNIST's idx.gz files; digits without it.
+        fits: Folders of fitted networks, one for each convention (``inrs/NAME-CONVENTION-HASH`` of table1.py); what is
+            missing is fitted here.
+        images: Images of the fitted pairs, two networks each.
+        networks: Networks per kind in "planted" and pairs in "objective".
+        batch: Pairs at once in "speed".
+        output: Folder of the JSON files, and of networks that are fitted here.
+        page: Write the tables of the files in --output into this page, and measure nothing.
+    """
+
+    parts: tuple[Part, ...] = get_args(Part)
+    data_dir: Path | None = None
+    fits: tuple[Path, ...] = ()
+    images: int = 64
+    networks: int = 1000
+    batch: int = 512
+    output: Path = Path("benchmarks/runs/alignment")
+    page: Path | None = None
+
+    def __post_init__(self) -> None:
+        distinct("parts", self.parts)
+        at_least("images", self.images, 2)  # a pair of other images needs two
+        at_least("networks", self.networks, 1)
+        at_least("batch", self.batch, 1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the parts, or writes the page."""
+    with command():
+        args = parsed(Options, arguments, __doc__)
+        writable(args.output)
+        if args.page is not None:
+            return write_tables(args.page, alignment_tables.tables(args.output))
+        _run(args)
+
+
+def _run(args: Options) -> None:
+    parts: dict[Part, Callable[[Options], Any]] = {
         "planted": planted,
         "fitted": fitted,
         "objective": objective,
@@ -56,30 +107,21 @@ def main() -> None:
         "small": lambda args: shown("Pairs at the very optimum, 2-3-3-1", small(min(args.networks, 200))),
         "relu": lambda args: shown("Trained ReLU networks, 2-32-32-1", relu(args.data_dir, min(args.images, 32))),
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
-    parser.add_argument("--data-dir", type=Path, default=None, help="folder of Fashion-MNIST's idx.gz files")
-    parser.add_argument("--images", type=int, default=128, help="images that are fitted, twice each")
-    parser.add_argument("--networks", type=int, default=1000, help="networks per kind in planted and objective")
-    parser.add_argument("--batch", type=int, default=512, help="pairs at once in speed")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "runs" / "alignment")
-    parser.add_argument("--fits", type=Path, default=None, help="folder of fitted networks; default OUT/inrs")
-    args = parser.parse_args()
-    args.fits = args.fits or args.out / "inrs"
-    args.out.mkdir(parents=True, exist_ok=True)
     for name in args.parts:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         result = {
             "part": name,
-            "command": "python benchmarks/alignment.py " + " ".join(sys.argv[1:]),
+            "settings": {"images": args.images, "networks": args.networks, "batch": args.batch}
+            | {"data": args.data_dir and args.data_dir.name, "fits": [path.name for path in args.fits]},
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "load_average": os.getloadavg(),
             "result": parts[name](args),
             "seconds": time.perf_counter() - started,
+            "processor_seconds": time.process_time() - worked,
         }
-        (args.out / f"{name}.json").write_text(json.dumps(result, indent=1))
-        print(f"-> {args.out / name}.json ({result['seconds']:.0f} s, load {result['load_average'][0]:.1f})\n")
+        write_json(args.output / f"{name}.json", result)
+        print(f"-> {args.output / name}.json ({result['seconds']:.0f} s, load {os.getloadavg()[0]:.1f})\n")
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -124,7 +166,7 @@ def random_symmetry(arch: Architecture, batch: int, parts: tuple[str, ...], gene
     return GroupElement.of(arch, permutation=tuple(permutation), scale=tuple(scale), shift=tuple(shift))
 
 
-def planted(args: argparse.Namespace) -> list[dict[str, Any]]:
+def planted(args: Options) -> list[dict[str, Any]]:
     """How many neurons of a planted copy are found, and how far the aligned copy stays away."""
     kinds = {
         "2-32-32-1 sine": Architecture.siren((2, 32, 32, 1)),
@@ -189,20 +231,26 @@ def pairs_of(fits: Fits) -> tuple[WeightSpaceElement, WeightSpaceElement, Tensor
     )
 
 
-def fitted(args: argparse.Namespace) -> dict[str, Any]:
+def fitted(args: Options) -> dict[str, Any]:
     """Distance and midpoint PSNR of fitted pairs under each alignment."""
     results = {}
     for convention in ("siren", "authors"):
-        fits = load_fits(convention, args.data_dir, args.images, args.fits)
+        fits = load_fits(convention, args.data_dir, args.images, args.output / "inrs", args.fits)
         a, b, image_a, image_b = pairs_of(fits)
         half = len(a) // 2
         generator = torch.Generator().manual_seed(0)
         shuffled = act(b, random_symmetry(b.architecture, len(b), (), generator))
-        aligned = {"none": b, "random permutation": shuffled}
+        aligned, took = {"none": b, "random permutation": shuffled}, {}
         for name, options in tqdm(METHODS.items(), desc=f"aligning {convention}", unit="method", dynamic_ncols=True):
             if "method" in options:
                 options = {**options, "points": fits.coordinates}
-            aligned[name] = act(b, match(a, b, generator=torch.Generator().manual_seed(0), **options))
+            started = time.process_time()
+            if name == PEER:
+                group = frank_wolfe(a, b)
+            else:
+                group = match(a, b, generator=torch.Generator().manual_seed(0), **options)
+            took[name] = (time.process_time() - started) / len(a)
+            aligned[name] = act(b, group)
         plain = squared(a, aligned["permutation (Git Re-Basin)"])
         rows, details = [], {}
         for name, moved in aligned.items():
@@ -219,19 +267,26 @@ def fitted(args: argparse.Namespace) -> dict[str, Any]:
                     "same image": float(d[:half].mean() / plain[:half].mean() - 1),
                     "other image": float(d[half:].mean() / plain[half:].mean() - 1),
                     "pairs worse": int((ratio > 1 + 1e-6).sum()),
+                    "ms per pair": 1e3 * took.get(name, 0.0),
                     "midpoint dB, same": float(psnr[:half].mean()),
                     "midpoint dB, other": float(psnr[half:].mean()),
                 }
             )
             details[name] = {"squared distance": d.tolist(), "midpoint psnr": psnr.tolist()}
+        peer = torch.tensor(details[PEER]["squared distance"])
+        against = {}
+        for name in ("permutation", "permutation, four starts"):
+            gap = torch.tensor(details[name]["squared distance"]) / peer - 1
+            against[name] = [int((gap < -1e-9).sum()), int((gap.abs() <= 1e-9).sum()), int((gap > 1e-9).sum())]
         table(f"{len(a)} fitted pairs, {convention} (median fit {float(fits.psnr.median()):.1f} dB)", rows)
         results[convention] = {
             "pairs": len(a),
             "fit psnr": {"median": float(fits.psnr.median()), "lowest": float(fits.psnr.min())},
+            "nearer, equal, farther than Frank-Wolfe": against,
             "rows": rows,
             "per pair": details,
         }
-    draw_fitted(results, args.out / "alignment_fitted.png")
+    draw_fitted(results, args.output / "alignment_fitted.png")
     return results
 
 
@@ -262,24 +317,24 @@ def draw_fitted(results: dict[str, Any], path: Path) -> None:
 def references(
     a: WeightSpaceElement, b: WeightSpaceElement, title: str, order: list[int] | None = None
 ) -> tuple[Tensor, float, int]:
-    """Git Re-Basin's matching of every pair by itself: its squared distances, seconds, and assignments."""
+    """Git Re-Basin's matching of every pair by itself: squared distances, processor seconds, and assignments."""
     generator = torch.Generator().manual_seed(0)
     found, solved = [], 0
     networks = [(a[i].weights, a[i].biases, b[i].weights, b[i].biases) for i in range(len(a))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the reference is faster so: its products are tiny
-    started = time.perf_counter()
+    started = time.process_time()
     for parts in tqdm(networks, desc=title, unit="pair", dynamic_ncols=True):
         perms, count = weight_matching(*parts, order=order, generator=generator)
         found.append(perms)
         solved += count
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     torch.set_num_threads(threads)
     group = GroupElement.of(a.architecture, permutation=tuple(torch.stack(p) for p in zip(*found, strict=True)))
     return squared(a, act(b, group)), seconds, solved
 
 
-def objective(args: argparse.Namespace) -> list[dict[str, Any]]:
+def objective(args: Options) -> list[dict[str, Any]]:
     """The squared distance after matching, pair by pair, against Git Re-Basin from the identity."""
     arch = Architecture.siren((2, 32, 32, 1))
     generator = torch.Generator().manual_seed(1)
@@ -313,11 +368,11 @@ def objective(args: argparse.Namespace) -> list[dict[str, Any]]:
 # -- 4. speed ----------------------------------------------------------------------------------------------
 
 
-def speed(args: argparse.Namespace) -> dict[str, Any]:
-    """Pairs per second on fitted networks, and the ratio to the reference, all in one run."""
+def speed(args: Options) -> dict[str, Any]:
+    """Pairs per processor second on fitted networks, and the ratio to the reference, all in one run."""
     results = {}
     for convention in ("siren", "authors"):
-        fits = load_fits(convention, args.data_dir, args.images, args.fits)
+        fits = load_fits(convention, args.data_dir, args.images, args.output / "inrs", args.fits)
         x, y = fits.views
         # Pairs of different images as well, so that there are enough: view 0 with view 1 of the k-th next image.
         turns = range(-(-args.batch // len(x)))
@@ -340,9 +395,9 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                 with nullcontext() if loops == "numba" else mock.patch.object(_loops, "load", return_value=None):
                     took = []
                     for _ in range(7):
-                        started = time.perf_counter()
+                        started = time.process_time()
                         match(a, b, **cast(Any, options))
-                        took.append(time.perf_counter() - started)
+                        took.append(time.process_time() - started)
                 fastest = min(took)
                 rows.append({"method": f"{name}, {loops}", "pairs/s": len(a) / fastest, "ratio": base / fastest})
         for row in rows:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,8 @@ from tqdm import tqdm
 from benchmarks.data.fit import fit, initial_weights, seed_of, siren_architecture
 from benchmarks.data.images import load_images, pixel_grid
 from benchmarks.data.settings import ImageFitSettings
-from weightaug import Architecture, WeightSpaceElement, cat
+from benchmarks.data.sources import source
+from weightaug import Architecture, WeightSpaceElement, cat, io
 from weightaug.fitting.conventions import ConventionName
 
 
@@ -36,9 +39,18 @@ class Fits:
     psnr: Tensor
 
 
-def load_fits(convention: ConventionName, data_dir: Path | None, count: int, folder: Path) -> Fits:
-    """Fits two networks to each image, or reads them from an earlier run; goes on where that one stopped."""
+def load_fits(
+    convention: ConventionName, data_dir: Path | None, count: int, folder: Path, given: Sequence[Path] = ()
+) -> Fits:
+    """Two networks per image: of folders that table1.py left, of an earlier run, or fitted here, going on from there.
+
+    Raises:
+        ValueError: If a given folder holds too few networks.
+    """
     settings = ImageFitSettings(convention_name=convention)
+    for path in given:
+        if (path / "view0").is_dir() and _metadata(path / "view0")["fit"]["convention_name"] == convention:
+            return _given(path, settings, data_dir, count)
     low, high = settings.convention.target_range
     values = load_images("digits" if data_dir is None else "fashion-mnist", data_dir).values[:count]
     coordinates = pixel_grid(*values.shape[1:])
@@ -63,6 +75,32 @@ def load_fits(convention: ConventionName, data_dir: Path | None, count: int, fol
                 psnr[view].append(stored["psnr"])
     joined = (cat(views[0]), cat(views[1]))
     return Fits(joined, targets, coordinates, high - low, torch.stack([torch.cat(p) for p in psnr]))
+
+
+def _metadata(view: Path) -> dict[str, Any]:
+    first = min(view.glob("*/manifest.json"), default=None)
+    if first is None:
+        raise ValueError(f"--fits: {view} holds no networks; expected folders that table1.py --steps fit leaves")
+    return dict(io.WeightSpaceDataset(first.parent).folders[0].metadata)
+
+
+def _given(path: Path, settings: ImageFitSettings, data_dir: Path | None, count: int) -> Fits:
+    metadata = _metadata(path / "view0")
+    views, psnr = [], []
+    for view in ("view0", "view1"):
+        parts, there = [], 0
+        for part in sorted((path / view).glob("*/manifest.json")):
+            if there < count and int(part.parent.name.split("-")[0]) == there:
+                parts.append(part.parent)
+                there = int(part.parent.name.split("-")[1])
+        if there < count:
+            raise ValueError(f"--fits: {path / view} holds {there} networks from the first on, expected {count}")
+        data = io.WeightSpaceDataset(*parts)
+        views.append(data.networks(torch.arange(count)))
+        psnr.append(data.columns["psnr"][:count])
+    read = source(metadata["dataset"], data_dir).read(range(count), settings, path)
+    low, high = settings.convention.target_range
+    return Fits((views[0], views[1]), read.values, read.coordinates, high - low, torch.stack(psnr))
 
 
 def _fit_to_file(

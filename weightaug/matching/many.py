@@ -63,9 +63,10 @@ def match_many(
 
     In turns, every network of a set is aligned to the mean of the others, until a round changes nothing (or, with
     positive scales, next to nothing). That starts several times, from the networks as they are and from all of them
-    aligned to one of the first eight, and the best result is kept for each set. So the sum of squared distances to the
-    mean is never larger than before, measured in the frame of the first network, scales included. All networks end in
-    that frame, so the maps between any two, ``g[i].inverse() @ g[j]``, are cycle-consistent.
+    aligned to one of the first eight, with turns forward and backward, and the best result is kept for each set. So the
+    sum of squared distances to the mean is never larger than before, measured in the frame of the first network, scales
+    included. All networks end in that frame, so the maps between any two, ``g[i].inverse() @ g[j]``, are
+    cycle-consistent.
 
     Args:
         x: Networks of batch shape ``(*batch, k)``: sets of k networks.
@@ -104,7 +105,11 @@ def match_many(
             begin.append([still[0], *(to_first @ group for group in there[1:])])
         together = [cat([network] * len(begin)) for network in networks]
         joined_starts = [GroupElement.cat(start) for start in zip(*begin, strict=True)]
-        groups, spread = _merge(together, joined_starts, rules, max_rounds, **settings)
+        turns = [range(k), range(k - 1, -1, -1)] if k > 2 else [range(k)]  # two networks only exchange their turns
+        ends = [_merge(together, joined_starts, rules, turn, max_rounds, **settings) for turn in turns]
+        groups = [GroupElement.cat(both) for both in zip(*(groups for groups, _ in ends), strict=True)]
+        spread = torch.cat([spread for _, spread in ends])
+        begin = begin * len(turns)
         better = spread.view(len(begin), -1).argmin(0) * len(flat) + torch.arange(len(flat), device=spread.device)
         first = groups[0][better].inverse()
         back = [first @ g[better] for g in groups]
@@ -133,6 +138,7 @@ def _merge(
     networks: Sequence[WeightSpaceElement],
     groups: Sequence[GroupElement],
     rules: Sequence[Rule],
+    turn: Sequence[int],
     max_rounds: int,
     *,
     starts: Sequence[str],
@@ -144,6 +150,7 @@ def _merge(
         networks: k flat float64 batches ``(S,)``.
         groups: Where they start.
         rules: The symmetries in use.
+        turn: The order of the networks in each round.
         max_rounds: Limit on the rounds.
         starts: Where each alignment starts, besides where the network is.
         max_sweeps: As for :func:`match`.
@@ -151,7 +158,7 @@ def _merge(
     Returns:
         Where they end, and the sums of their squared distances to their mean, ``(S,)``.
     """
-    groups = list(groups)
+    groups = [group.map(Tensor.clone) for group in groups]  # written into below
     placed = [act(x, g) for x, g in zip(networks, groups, strict=True)]
     total = _total(placed)
     count, arch = len(networks), networks[0].architecture
@@ -159,7 +166,7 @@ def _merge(
     todo = torch.arange(len(total), device=total.device)
     names = ("identity", *(name for name in starts if name != "identity"))
     for _ in range(max_rounds if count > 1 else 0):
-        for i in range(count):
+        for i in turn:
             own = placed[i][todo]
             others = (total[todo] - own.flatten()) / (count - 1)
             mean = WeightSpaceElement.unflatten(arch, others)
