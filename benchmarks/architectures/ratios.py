@@ -1,0 +1,105 @@
+"""How fast: a transform against clones, and matching against a plain loop over pairs, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.architectures.planted import resnet18
+from benchmarks.architectures.rebasin import axes_of, permuted, weight_matching
+from benchmarks.architectures.store import SPREAD, load
+from weightaug import Architecture, Permute, WeightSpaceElement
+from weightaug.adapters import from_modules
+from weightaug.group import act
+from weightaug.matching import match
+
+__all__ = ["ratios"]
+
+
+def _in_turns(times: int, *works: Callable[[], Any]) -> list[float]:
+    """Median processor seconds of each work; every round runs all of them."""
+    taken: list[list[float]] = [[] for _ in works]
+    for round_ in range(times + 1):
+        for work, seconds in zip(works, taken, strict=True):
+            start = time.process_time()
+            work()
+            if round_:  # the first compiles what is compiled
+                seconds.append(time.process_time() - start)
+    return [statistics.median(seconds) for seconds in taken]
+
+
+def _row(ours: float, theirs: float, **more: Any) -> dict[str, Any]:
+    return {"weightaug_seconds": ours, "other_seconds": theirs, **more}
+
+
+def _inner(a: WeightSpaceElement, b: WeightSpaceElement) -> Tensor:
+    """Inner products of networks ``(n,)``, in double precision."""
+    products = [(x.double() * y.double()).flatten(1).sum(1) for x, y in zip(a.tensors(), b.tensors(), strict=True)]
+    return torch.stack(products).sum(0)
+
+
+def _loop(a: WeightSpaceElement, b: WeightSpaceElement) -> list[dict[int, Tensor]]:
+    """The plain implementation, pair by pair."""
+    axes = axes_of(a.architecture)
+    rows_a, rows_b = (zip(*[t.unbind(0) for t in x.tensors()], strict=True) for x in (a, b))
+    return [
+        weight_matching(x, y, axes, generator=torch.Generator().manual_seed(0))[0]
+        for x, y in zip(rows_a, rows_b, strict=True)
+    ]
+
+
+def _moved(b: WeightSpaceElement, found: list[dict[int, Tensor]]) -> WeightSpaceElement:
+    axes = axes_of(b.architecture)
+    return b.with_tensors(
+        [
+            torch.stack([permuted(row, kinds, p, None) for row, p in zip(t.unbind(0), found, strict=True)])
+            for t, kinds in zip(b.tensors(), axes, strict=True)
+        ]
+    )
+
+
+def _aligning(a: WeightSpaceElement, b: WeightSpaceElement, times: int) -> dict[str, Any]:
+    """Matching b to a by the package and by the loop: processor seconds, and how close both come."""
+    ours, theirs = _in_turns(times, lambda: match(a, b, symmetry="permutation"), lambda: _loop(a, b))
+    before = _inner(a, b)
+    gain = _inner(a, act(b, match(a, b, symmetry="permutation"))) - before
+    gain_of_loop = _inner(a, _moved(b, _loop(a, b))) - before
+    share = float((gain >= gain_of_loop * (1 - 1e-6)).double().mean())
+    return _row(ours, theirs, pairs=len(a), mean_gain_over_loop=float(gain.sum() / gain_of_loop.sum()), as_close=share)
+
+
+def ratios(folder: Path, pairs: int, times: int = 5) -> dict[str, Any]:
+    """All ratios.
+
+    Args:
+        folder: Of the zoo.
+        pairs: How many pairs of small CNNs are aligned, with and without BatchNorm.
+        times: Rounds of each measurement.
+    """
+    torch.manual_seed(0)
+    module, example = resnet18()
+    architecture = Architecture.from_module(module, example)
+    modules = [module, resnet18()[0]]
+    first, second = (from_modules([m], architecture=architecture) for m in modules)
+    planted = Permute()(first, generator=torch.Generator().manual_seed(0))
+    sixteen = first.map(lambda t: t.expand(16, *t.shape[1:]).contiguous())
+    generator = torch.Generator().manual_seed(1)
+    transform = Permute()
+    ours, clone = _in_turns(times, lambda: transform(sixteen, generator=generator), lambda: sixteen.map(torch.clone))
+    found = {
+        "Permute of 16 ResNet-18, against clones": _row(ours, clone),
+        "alignment of one ResNet-18 pair, planted": _aligning(first, planted, times),
+        "alignment of one ResNet-18 pair, independent": _aligning(first, second, times),
+    }
+    for name in SPREAD:
+        networks, _, _ = load(folder, name)
+        draws = torch.Generator().manual_seed(2)
+        a, b = (networks[torch.randint(len(networks), (pairs,), generator=draws)] for _ in range(2))
+        found[f"alignment of pairs of CNNs, {name}"] = _aligning(a, b, 1)
+    return {"rounds": times, "ratios": found}
