@@ -7,9 +7,9 @@ glibc's thresholds raised, where freed memory is used again instead of being giv
 
 A figure is the least of several medians, taken minutes apart: what other processes do can only add to it.
 
-The sections are "transforms", "singles" (one network per call), "training", "memory", "loading" and "growth".
-Writes speed.json and speed.md to --output; what is not measured, sections, batches or transforms, stays in them as
-it was.
+The sections are "transforms", "singles" (one network per call), "busy" (beside other processes), "training", "memory",
+"loading" and "growth". Writes speed.json and speed.md to --output; what is not measured, sections, batches or
+transforms, stays in them as it was. ``--page docs/speed.md`` writes the tables of the page instead.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ import torch
 from torch.utils.benchmark import Timer
 
 import weightaug as wa
-from benchmarks.measuring import growth, loops, memory, singles, targets, training
+from benchmarks.measuring import busy, growth, loops, memory, singles, targets, training
 from benchmarks.running.commands import at_least, check_each, command, device, distinct, parsed, positive, writable
 from benchmarks.running.files import read_json, write_json, write_text
+from benchmarks.running.pages import write_tables
 from weightaug import _loops
 
-Section = Literal["transforms", "singles", "training", "memory", "loading", "growth"]
+Section = Literal["transforms", "singles", "busy", "training", "memory", "loading", "growth"]
 Allocator = Literal["default", "raised"]
 RAISED = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 SIREN = wa.Architecture.siren((2, 32, 32, 1), output_offset=0.5)
@@ -102,6 +103,7 @@ class Options:
         loaded: Networks of the data set that is opened; 700,000 take 3.3 GB in the temporary folder.
         output: Folder for speed.json and speed.md.
         plots: Where the growth is drawn, with .png and .svg; None for the output folder.
+        page: Write the tables of the results in --output into this page, and measure nothing.
         worker: For the command's own use: measure in this process with this allocator.
     """
 
@@ -117,6 +119,7 @@ class Options:
     loaded: int = 700_000
     output: Path = Path("benchmarks/runs/speed")
     plots: Path | None = None
+    page: Path | None = None
     worker: Literal["", "default", "raised"] = ""
 
     def __post_init__(self) -> None:
@@ -265,7 +268,10 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
     def training_lines() -> list[dict[str, Any]]:
         element = networks(SIREN, 64, options)
         lines = training.models(element, clock) + training.seeds_at_once(element, clock)
-        return [line._asdict() for line in lines + training.fitting(clock, device)]
+        lines += training.fitting(clock, device)
+        if options.device == "cpu":
+            lines += on_one_thread(lambda: training.fitting(clock, device, " on one thread"))
+        return [line._asdict() for line in lines]
 
     def singles_lines() -> list[dict[str, Any]]:
         return [line._asdict() for line in singles.measure(SIREN, RELU)]
@@ -281,6 +287,10 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
         "transforms": (True, lambda: [asdict(f) for f in measure(options, allocator)]),
         # As in the workers of a DataLoader, which have one thread each.
         "singles": (allocator == "default" and options.device == "cpu", lambda: on_one_thread(singles_lines)),
+        "busy": (
+            allocator == "default" and options.device == "cpu",
+            lambda: [line._asdict() for line in busy.measure()],
+        ),
         "training": (raised, training_lines),
         "growth": (raised, lambda: growth.curves(clock, device)),
         "memory": (allocator == "default", peaks),
@@ -354,6 +364,9 @@ def main(arguments: list[str] | None = None) -> None:
         options = parsed(Options, arguments, __doc__)
         device("device", options.device)
         writable(options.output)
+        if options.page is not None:
+            results = read_json(options.output / "speed.json", "figures", "machine", remedy="measure first")
+            return write_tables(options.page, targets.page_tables(results))
         _run(options, sys.argv[1:] if arguments is None else arguments)
 
 

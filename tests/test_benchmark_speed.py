@@ -106,3 +106,27 @@ def test_singles_are_measured_for_every_transform():
     lines = singles.measure(speed.SIREN, speed.RELU, calls=1, rounds=1)
     assert {line.work for line in lines} >= set(singles.work_of(random_element(speed.SIREN, (1,))))
     assert "with conversion" in targets.singles_table([line._asdict() for line in lines])
+
+
+def test_the_tables_of_the_page_come_from_the_results():
+    results = {
+        "machine": {"machine": "m", "threads": 2, "torch": "2", "numpy": "2", "numba": "not used"},
+        "conditions": {"singles": {"load": 0.1, "copy_gb_s": 1.0, "matmul_gflop_s": 2.0, "sine_g_s": 3.0}},
+        "figures": [
+            figure("GaussianNoise", ours=150.0, clone=20.0, loop=900.0, draw=100.0),
+            figure("SirenNegation", ours=100.0, clone=10.0, loop=3300.0),
+            figure("SirenNegation", "default", 64, ours=100.0, clone=20.0, loop=1400.0),
+        ],
+        "memory": {"Mixup": 3.5, "Rotate": 0.1},
+        "busy": [{"setting": "nothing set", "batch": 64, "alone": 50.0, "beside": 24000.0}],
+        "training": [{"numbers": {"fitting speedup": 4.0}}],
+    }
+    tables = targets.page_tables(results)
+    assert "| SirenNegation | >= 30 / >= 15 | 33 x | **14 x** | <= 6 clones | **10 x** | 5 x |" in tables["transforms"]
+    assert "| GaussianNoise | >= 8 | **6 x** | - | <= 1.3 draws | **1.5 x** | - |" in tables["transforms"]
+    assert "| fitting: one network at a time | >= 10 x | **4 x** |" in tables["other"]
+    assert tables["other"].count("peak memory") == 1
+    assert "**3.5 x the batch**" in tables["other"]
+    assert "| nothing set, batch 64 | 50 | 24,000 |" in tables["busy"]
+    assert "singles" not in tables
+    assert "| singles | 0.1 | 1 | 2 | 3 |" in tables["machine"]

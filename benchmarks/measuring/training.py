@@ -190,8 +190,14 @@ def seeds_at_once(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
     return lines
 
 
-def fitting(clock: Clock, device: torch.device) -> list[Line]:
-    """Fitting 28 x 28 images: many at once against one at a time, and against products and sines."""
+def fitting(clock: Clock, device: torch.device, where: str = "") -> list[Line]:
+    """Fitting 28 x 28 images: many at once against one at a time, and against products and sines.
+
+    Args:
+        clock: Measures.
+        device: Where.
+        where: Said behind the name of every figure, `` on one thread``.
+    """
     flops_per_us, sines_per_us = rates(clock, device)
     settings = ImageFitSettings(steps=20, target_psnr=1e3)  # nothing stops early
     architecture = siren_architecture(settings.convention, (2, 32, 32, 1))
@@ -227,10 +233,10 @@ def fitting(clock: Clock, device: torch.device) -> list[Line]:
     bound = products / flops_per_us + sines / sines_per_us
     return [
         Line(
-            f"fitting {count} images of 28 x 28 at once, {steps} steps",
+            f"fitting {count} images of 28 x 28 at once, {steps} steps{where}",
             f"{1e6 / together / 1000 * steps:.2f} networks of 1000 steps per s",
             f"{bound / together:.0%} of products and sines; {loop / together:.1f} x one at a time with autograd, "
             f"{alone / together:.1f} x one at a time with the same fitter",
-            {"fitting share": bound / together, "fitting speedup": loop / together},
+            {f"fitting share{where}": bound / together, f"fitting speedup{where}": loop / together},
         )
     ]
