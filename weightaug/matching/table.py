@@ -3,6 +3,9 @@
 A walk over the spaces settles each by the tensors whose other spaces are settled already, so that a planted copy comes
 back exactly; a coordinate descent then goes on until no space gains. Spaces that others lie within (heads, groups) are
 matched by what they hold: for each pair of heads, how close they come under the best map of their inside.
+
+What a pair of tensors says of a space is kept until another of their spaces moves, and pairs that have come to rest are
+left out of further sweeps.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from weightaug.matching.assignment import assign
 
 __all__ = ["match_table"]
 
-_GAIN = 1e-10  # relative; smaller gains of the inner product are rounding
+# Relative to the scores; smaller gains of the inner product are rounding.
+_GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
 class _Piece(NamedTuple):
@@ -29,6 +33,7 @@ class _Piece(NamedTuple):
     tensor: int
     narrow: tuple[tuple[int, int, int], ...]
     plan: Plan
+    slots: frozenset[int]  # the spaces that it follows
 
     def of(self, tensors: Sequence[Tensor]) -> Tensor:
         """The section, with one axis for every factor behind the batch."""
@@ -40,7 +45,7 @@ class _Piece(NamedTuple):
 
 def _pieces(index: int, plan: Plan, narrow: tuple[tuple[int, int, int], ...] = ()) -> Iterator[_Piece]:
     if plan.split is None:
-        yield _Piece(index, narrow, plan)
+        yield _Piece(index, narrow, plan, frozenset(move.slot for move in plan.moves))
         return
     axis, sizes, plans = plan.split
     start = 0
@@ -53,19 +58,46 @@ def match_table(a: WeightSpaceElement, b: WeightSpaceElement, *, maps: bool, max
     """Aligns b to a, pair by pair: permutations of every space, and orthogonal maps of linear ones.
 
     Args:
-        a: The networks to align to, one batch dimension, float64.
+        a: The networks to align to, one batch dimension, float32 or float64: scores are computed in it.
         b: The networks to align, likewise.
         maps: Whether linear spaces are turned; else they are permuted.
         max_sweeps: Limit on the sweeps over all spaces.
     """
     work = _Work(a, b, maps)
+    if not len(a):
+        return work.group
     work.walk()
+    left = torch.arange(len(a))  # the pairs that may gain
+    group = work.group
     for _ in range(max_sweeps):
-        if not work.sweep():
+        gained = work.sweep()
+        group = work.group if len(left) == len(a) else _replaced(group, left, work.group)
+        count = int(gained.sum())
+        if not count:
             break
+        if count < 0.75 * len(left):  # what has come to rest is left out
+            chosen = gained.nonzero().squeeze(1)
+            left = left[chosen]
+            work = work.only(chosen)
     # Never further apart than before.
-    closer = work.total() >= _inner(a.tensors(), b.tensors())
-    return work.group if bool(closer.all()) else _only(work.group, closer)
+    closer = _inner(a.tensors(), act(b, group).tensors()) >= _inner(a.tensors(), b.tensors())
+    return group if bool(closer.all()) else _only(group, closer)
+
+
+def _replaced(group: GroupElement, rows: Tensor, part: GroupElement) -> GroupElement:
+    """A group element with some rows of its batch replaced."""
+
+    def put(whole: Sequence[Tensor | None], new: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        pairs = zip(whole, new, strict=True)
+        return tuple([None if w is None or n is None else w.index_copy(0, rows, n) for w, n in pairs])
+
+    return GroupElement(
+        group.architecture,
+        put(group.permutation, part.permutation),
+        group.scale,
+        group.shift,
+        put(group.maps, part.maps),
+    )
 
 
 def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
@@ -84,7 +116,25 @@ def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+    """Inner products of networks, summed over tensors in double precision."""
+    total = a[0].new_zeros(len(a[0]), dtype=torch.float64)
+    for x, y in zip(a, b, strict=True):
+        total += torch.linalg.vecdot(x.reshape(len(x), -1), y.reshape(len(y), -1))
+    return total
+
+
+class _Step(NamedTuple):
+    """A move of one space and of what lies within it.
+
+    Attributes:
+        group: The move.
+        gain: What the inner product of a and b gains by it, ``(B,)``, counted over the pieces that were looked at.
+        size: How large the terms of that are, ``(B,)``.
+    """
+
+    group: GroupElement
+    gain: Tensor
+    size: Tensor
 
 
 class _Work:
@@ -106,10 +156,23 @@ class _Work:
                 self.inner[outer].append(s)
         # A space within another is moved with it; one within a fixed space by itself.
         self.slots = [s for s in slots if arch.outers[s] is None]
+        # The gain of a move is what its scores say where each piece follows the space along one factor.
+        self.simple = {s: all(self._alone(piece, s) for piece in self.pieces if s in piece.slots) for s in self.slots}
+        # What has changed since when: a space's last move, and the last visit to it, in a common count.
+        self.clock = 0
+        self.moved = dict.fromkeys(slots, 0)
+        self.visited: dict[int, int] = {}
+        # (piece, move) -> inner products of the positions along it, and when they were computed.
+        self.known: dict[tuple[int, int], tuple[Tensor, int]] = {}
 
-    def total(self) -> Tensor:
-        """The inner product of a and the aligned b, for each pair."""
-        return _inner(self.a, self.b.tensors())
+    def only(self, chosen: Tensor) -> _Work:
+        """The work on some of the pairs."""
+        pick = WeightSpaceElement(self.arch, tuple([t[chosen] for t in self.a]), ())
+        rest = _Work(pick, self.b.map(lambda t: t[chosen]), self.maps)
+        rest.group = self.group.map(lambda t: t[chosen])
+        rest.clock, rest.moved, rest.visited = self.clock, dict(self.moved), dict(self.visited)
+        rest.known = {key: (score[chosen], when) for key, (score, when) in self.known.items()}
+        return rest
 
     def walk(self) -> None:
         """Settles the spaces one after the other, best known first."""
@@ -118,93 +181,117 @@ class _Work:
         while open_slots:
             slot = max(open_slots, key=lambda s: (self._evidence(s, settled), -s))
             known = settled if self._evidence(slot, settled) else None
-            self._settle(slot, known, always=True)
+            self._move(slot, self._step(slot, known).group)
             open_slots.remove(slot)
             settled |= {slot, *self.inner[slot]}
 
-    def sweep(self) -> bool:
-        """Visits every space once; whether a pair gained."""
-        gained = [self._settle(slot, None, always=False) for slot in self.slots]
-        return any(gained)
+    def sweep(self) -> Tensor:
+        """Visits every space around which something has moved; whether a pair gained, ``(B,)``."""
+        gained = torch.zeros(len(self.a[0]), dtype=torch.bool)
+        for slot in self.slots:
+            own = {slot, *self.inner[slot]}
+            pieces = self._relevant(slot, None, own)
+            last = max([self.moved[s] for piece in pieces for s in piece.slots], default=0)
+            if self.visited.get(slot, -1) >= last:
+                continue
+            gained |= self._settle(slot)
+            self.clock += 1
+            self.visited[slot] = self.clock
+        return gained
+
+    def _alone(self, piece: _Piece, slot: int) -> bool:
+        own = [move for move in piece.plan.moves if move.slot == slot]
+        inside = [move for move in piece.plan.moves if move.slot in self.inner[slot]]
+        return len(own) == 1 and len(inside) <= 1
 
     def _evidence(self, slot: int, settled: set[int]) -> int:
         """How many numbers of each position of a space stand against settled ones."""
-        own = {slot, *self.inner[slot]}
         count = 0
-        for piece in self.pieces:
-            slots = {move.slot for move in piece.plan.moves}
-            if slot in slots and slots <= settled | own:
-                shape = piece.plan.factors or piece.plan.shape
-                count += torch.Size(shape).numel() // self.arch.hidden[slot].size
+        for piece in self._relevant(slot, settled, {slot, *self.inner[slot]}):
+            shape = piece.plan.factors or piece.plan.shape
+            count += torch.Size(shape).numel() // self.arch.hidden[slot].size
         return count
 
     def _relevant(self, slot: int, settled: set[int] | None, own: set[int]) -> list[_Piece]:
-        found = []
-        for piece in self.pieces:
-            slots = {move.slot for move in piece.plan.moves}
-            if slot in slots and (settled is None or slots <= settled | own):
-                found.append(piece)
-        return found
+        return [p for p in self.pieces if slot in p.slots and (settled is None or p.slots <= settled | own)]
 
-    def _settle(self, slot: int, settled: set[int] | None, *, always: bool) -> bool:
-        """Moves one space, and what lies within it, to the best place; whether a pair gained."""
-        step = self._step(slot, settled)
-        moved = act(self.b, step)
-        if always:
-            self.b, self.group = moved, step @ self.group
-            return True
-        before, after = self.total(), _inner(self.a, moved.tensors())
-        better = after > before + _GAIN * before.abs().clamp(min=1e-300)
-        if not bool(better.any()):
-            return False
-        if not bool(better.all()):
-            step = _only(step, better)
-            moved = act(self.b, step)
-        self.b, self.group = moved, step @ self.group
-        return True
+    def _settle(self, slot: int) -> Tensor:
+        """Moves one space, and what lies within it, to the best place; whether a pair gained, ``(B,)``."""
+        step = self._step(slot, None)
+        gain, size = step.gain, step.size
+        if not self.simple[slot]:
+            before = _inner(self.a, self.b.tensors())
+            gain, size = _inner(self.a, act(self.b, step.group).tensors()) - before, before.abs()
+        better = gain > _GAIN[self.b.dtype] * size.clamp(min=1e-30)
+        if bool(better.any()):
+            self._move(slot, step.group if bool(better.all()) else _only(step.group, better))
+        return better.cpu()
 
-    def _step(self, slot: int, settled: set[int] | None) -> GroupElement:
+    def _move(self, slot: int, step: GroupElement) -> None:
+        self.b, self.group = act(self.b, step), step @ self.group
+        self.clock += 1
+        for s in (slot, *self.inner[slot]):
+            self.moved[s] = self.clock
+        # What is known of the space itself moves along: its columns are positions of b.
+        order = step.permutation[slot]
+        for (i, m), (score, when) in list(self.known.items()):
+            move = self.pieces[i].plan.moves[m]
+            if move.slot != slot:
+                continue
+            if order is None or when < max([self.moved[s] for s in self.pieces[i].slots if s != slot], default=0):
+                del self.known[i, m]
+            else:
+                self.known[i, m] = (score.gather(2, order.unsqueeze(1).expand_as(score)), when)
+
+    def _step(self, slot: int, settled: set[int] | None) -> _Step:
         arch = self.arch
-        permutation: list[Tensor | None] = [None] * len(arch.hidden)
-        maps: list[Tensor | None] = [None] * len(arch.hidden)
+        none = (None,) * len(arch.hidden)
+        permutation: list[Tensor | None] = list(none)
+        maps: list[Tensor | None] = list(none)
         own = {slot, *self.inner[slot]}
         pieces = self._relevant(slot, settled, own)
+
+        def step(gain: Tensor, size: Tensor) -> _Step:
+            return _Step(GroupElement(arch, tuple(permutation), none, none, tuple(maps)), gain, size)
+
+        turned = arch.hidden[slot].linear and self.maps
         if arch.outer_sizes[slot] is not None:  # within a fixed space: each copy by itself
             cross = self._nested(pieces, int(arch.outer_sizes[slot] or 1), slot).diagonal(dim1=1, dim2=2).movedim(-1, 1)
-            if arch.hidden[slot].linear and self.maps:
-                maps[slot] = _rotation(cross)
+            if turned:
+                maps[slot], best = _rotation(cross)
             else:
-                permutation[slot] = assign(cross.flatten(0, 1)).view(cross.shape[:-1])
-            return GroupElement(arch, tuple(permutation), (None,) * len(maps), (None,) * len(maps), tuple(maps))
-        if arch.hidden[slot].linear and self.maps:
-            maps[slot] = _rotation(self._similarity(pieces, slot))
-            return GroupElement(arch, tuple(permutation), (None,) * len(maps), (None,) * len(maps), tuple(maps))
+                order = permutation[slot] = assign(cross.flatten(0, 1)).view(cross.shape[:-1])
+                best = _taken(cross, order)
+            return step((best - _trace(cross)).sum(1), _size(cross).sum(1))
+        if turned:
+            score = self._similarity(pieces, slot)
+            maps[slot], best = _rotation(score)
+            return step(best - _trace(score), _size(score))
         inner_slots = self.inner[slot]
         crosses = {
             s: self._nested([p for p in pieces if self._holds(p, s)], arch.hidden[slot].size, s) for s in inner_slots
         }
         alone = [p for p in pieces if not any(self._holds(p, s) for s in inner_slots)]
         score = self._similarity(alone, slot)
-        best: dict[int, Tensor] = {}
+        now, size = _trace(score), _size(score)
+        columns: dict[int, Tensor] = {}
         for s, cross in crosses.items():
+            now = now + _trace(cross.diagonal(dim1=1, dim2=2).movedim(-1, 1)).sum(1)
             if arch.hidden[s].linear and self.maps:
                 score = score + torch.linalg.svdvals(cross).sum(-1)
                 continue
-            flat = cross.flatten(0, 2)
-            columns = assign(flat).view(cross.shape[:-1])
-            score = score + cross.gather(-1, columns.unsqueeze(-1)).squeeze(-1).sum(-1)
-            best[s] = columns
-        order = assign(score)
-        permutation[slot] = order
+            columns[s] = assign(cross.flatten(0, 2)).view(cross.shape[:-1])
+            score = score + _taken(cross, columns[s])
+        order = permutation[slot] = assign(score)
         for s, cross in crosses.items():
             index = order[:, :, None]
-            if s in best:
-                columns = best[s]
-                permutation[s] = columns.gather(2, index[..., None].expand(-1, -1, 1, columns.shape[-1])).squeeze(2)
+            if s in columns:
+                inside = columns[s]
+                permutation[s] = inside.gather(2, index[..., None].expand(-1, -1, 1, inside.shape[-1])).squeeze(2)
             else:
                 chosen = cross.gather(2, index[..., None, None].expand(-1, -1, 1, *cross.shape[-2:])).squeeze(2)
-                maps[s] = _rotation(chosen)
-        return GroupElement(arch, tuple(permutation), (None,) * len(maps), (None,) * len(maps), tuple(maps))
+                maps[s] = _rotation(chosen)[0]
+        return step(_taken(score, order) - now, torch.maximum(size, _size(score)))
 
     def _holds(self, piece: _Piece, slot: int) -> bool:
         return any(move.slot == slot for move in piece.plan.moves)
@@ -213,12 +300,25 @@ class _Work:
         """Inner products of the positions of a space in a and b, ``(B, size, size)``."""
         size = self.arch.hidden[slot].size
         total = self.a[0].new_zeros(len(self.a[0]), size, size)
-        for piece in pieces:
-            x, y = piece.of(self.a), piece.of(self.b.tensors())
-            for move in piece.plan.moves:
+        for i, piece in enumerate(self.pieces):
+            if not any(piece is wanted for wanted in pieces):
+                continue
+            for m, move in enumerate(piece.plan.moves):
                 if move.slot == slot:
-                    total += _rows(x, move) @ _rows(y, move).mT
+                    total += self._products(i, m)
         return total
+
+    def _products(self, i: int, m: int) -> Tensor:
+        """What one piece says of the space of one of its moves; computed where another of its spaces has moved."""
+        piece = self.pieces[i]
+        move = piece.plan.moves[m]
+        score, when = self.known.get((i, m), (None, -1))
+        if score is None or when < max([self.moved[s] for s in piece.slots if s != move.slot], default=0):
+            x, y = _rows(piece.of(self.a), move), _rows(piece.of(self.b.tensors()), move)
+            score = x @ y.mT
+            if self._alone(piece, move.slot):
+                self.known[i, m] = (score, self.clock)
+        return score
 
     def _nested(self, pieces: Sequence[_Piece], outer: int, inner: int) -> Tensor:
         """Inner products of the insides of each two positions, ``(B, outer, outer, size, size)``."""
@@ -242,7 +342,21 @@ def _inside(tensor: Tensor, move: Move) -> Tensor:
     return moved.flatten(3) if moved.dim() > 3 else moved.unsqueeze(-1)
 
 
-def _rotation(cross: Tensor) -> Tensor:
-    """The orthogonal M with the largest inner product of a and M b (Procrustes)."""
-    u, _, vh = torch.linalg.svd(cross)
-    return torch.matmul(u, vh)
+def _rotation(cross: Tensor) -> tuple[Tensor, Tensor]:
+    """The orthogonal M with the largest inner product of a and M b (Procrustes), and that inner product."""
+    u, values, vh = torch.linalg.svd(cross)
+    return torch.matmul(u, vh), values.sum(-1)
+
+
+def _taken(score: Tensor, columns: Tensor) -> Tensor:
+    """The total score of assignments."""
+    return score.gather(-1, columns.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+
+def _trace(score: Tensor) -> Tensor:
+    return score.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _size(score: Tensor) -> Tensor:
+    """How large the terms of an assignment's total are."""
+    return score.abs().amax(-1).sum(-1)

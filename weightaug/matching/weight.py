@@ -206,9 +206,10 @@ def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symm
             f"orthogonal maps of linear spaces) or 'permutation', got {symmetry!r}"
         )
     dims = len(a.batch_shape)
+    precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
     def flat(x: WeightSpaceElement) -> WeightSpaceElement:
-        moved = x.map(lambda t: t.detach().to("cpu", torch.float64))
+        moved = x.map(lambda t: t.detach().to("cpu", precision))
         return moved.map(lambda t: t.flatten(0, dims - 1) if dims else t.unsqueeze(0))
 
     group = match_table(flat(a), flat(b), maps=symmetry == "auto", max_sweeps=max_sweeps)
