@@ -97,7 +97,7 @@ def requirement(line: str) -> str:
 
 def test_the_wheel_holds_weightaug_alone() -> None:
     """.ci/run builds the wheel and looks into it; here, what the build is told."""
-    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["weightaug"]}
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["weightaug", "pytest_weightaug.py"]}
     assert (ROOT / "weightaug" / "py.typed").exists()
     assert {requirement(r) for r in PROJECT["project"]["dependencies"]} == {"torch", "numpy", "scipy", "safetensors"}
 
@@ -130,6 +130,7 @@ def test_the_package_imports_only_what_it_declares() -> None:
         "numba": "compiling.py",
         "ray": "views.py",
         "tqdm": "views.py",
+        "pytest": "test_laws.py",
     }
     for file in (ROOT / "weightaug").rglob("*.py"):
         for name in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), flags=re.MULTILINE):

@@ -4,6 +4,9 @@ Hold a transform of your own to the contract in one line::
 
     check_transform(MyTransform(), random_element(Architecture.siren((2, 16, 16, 1)), (4,)))
 
+and on a range of small networks and batches in another, ``check_everywhere(MyTransform())``; in pytest, the fixture
+``weightaug_laws`` is that function, and ``pytest --pyargs weightaug`` holds the installed package to its own laws.
+
 Function preservation is tested by evaluating the networks, never against a formula. Only the strategies
 (``activations``, ``architectures``, ``elements``) need hypothesis, when they are first used
 (``pip install 'weightaug[testing]'``).
@@ -14,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from weightaug.testing.asserts import assert_close, assert_equal, assert_same_function
+from weightaug.testing.battery import check_everywhere
 from weightaug.testing.certificates import Certificate, Movement, check_model
 from weightaug.testing.laws import check_transform
 from weightaug.testing.networks import random_element, sample_points
@@ -29,6 +33,7 @@ __all__ = [
     "assert_close",
     "assert_equal",
     "assert_same_function",
+    "check_everywhere",
     "check_model",
     "check_transform",
     "elements",
