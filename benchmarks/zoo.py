@@ -10,6 +10,8 @@ two. The other parts measure, and write JSON to ``--out``:
 ``planted``    planted permutations of ResNet-18 and of a vision transformer, and whether they come back
 ``speed``      Permute against clones, and matching against a plain loop over pairs
 
+``page``       writes all that into the tables of ``--page``, and the figures beside it
+
 What is long goes on where it was interrupted.
 """
 
@@ -26,11 +28,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks.architectures.barriers import barriers
+from benchmarks.architectures.page import draw, table_of
 from benchmarks.architectures.planted import lora_gauges, permutations
 from benchmarks.architectures.ratios import ratios
 from benchmarks.architectures.reading import cells, summary
 from benchmarks.architectures.store import SPREAD, WELL_TRAINED, load, parts
-from benchmarks.frames import conditions
+from benchmarks.frames import conditions, write_page
 from benchmarks.running.commands import command
 from benchmarks.running.executor import Executor, JobsFailed
 from benchmarks.running.files import write_json
@@ -83,7 +86,7 @@ PARTS: dict[str, tuple[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
 def main() -> None:
     """Parses the arguments and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS, help="what to do")
+    parser.add_argument("part", choices=[*PARTS, "page"], help="what to do")
     parser.add_argument("--folder", type=Path, default=HERE / "runs" / "zoo", help="of the networks")
     parser.add_argument("--networks", type=int, default=500, help="of each family with spread accuracies")
     parser.add_argument("--well-trained", type=int, default=100, help="networks of each wide family")
@@ -92,6 +95,7 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=1000, help="low-rank pairs whose gauge is planted")
     parser.add_argument("--aligned", type=int, default=1000, help="pairs of CNNs whose alignment is timed")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "architectures")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "architectures.md")
     args = parser.parse_args()
     for option, least in (
         ("networks", 1),
@@ -104,9 +108,13 @@ def main() -> None:
         if getattr(args, option) < least:
             parser.error(f"--{option.replace('_', '-')}: expected at least {least}, got {getattr(args, option)}")
     torch.set_num_threads(1)
-    name, work = PARTS[args.part]
     with command(JobsFailed):
-        write_json(args.out / f"{name}.json", {"conditions": conditions(), **work(args)})
+        if args.part == "page":
+            write_page(args.page, args.out, table_of)
+            draw(args.out, args.page.parent / "figures")
+            return
+        name, work = PARTS[args.part]
+        write_json(args.out / f"{name}.json", {"part": args.part, "conditions": conditions(), **work(args)})
 
 
 if __name__ == "__main__":
