@@ -67,18 +67,19 @@ def match_table(a: WeightSpaceElement, b: WeightSpaceElement, *, maps: bool, max
     if not len(a):
         return work.group
     work.walk()
-    left = torch.arange(len(a))  # the pairs that may gain
     group = work.group
+    left = torch.arange(len(a))  # the pairs that may gain
+    gained = work.may_gain()
     for _ in range(max_sweeps):
-        gained = work.sweep()
-        group = work.group if len(left) == len(a) else _replaced(group, left, work.group)
         count = int(gained.sum())
         if not count:
             break
-        if count < 0.75 * len(left):  # what has come to rest is left out
+        if count < 0.9 * len(left):  # what has come to rest is left out
             chosen = gained.nonzero().squeeze(1)
             left = left[chosen]
             work = work.only(chosen)
+        gained = work.sweep()
+        group = work.group if len(left) == len(a) else _replaced(group, left, work.group)
     # Never further apart than before.
     closer = _inner(a.tensors(), act(b, group).tensors()) >= _inner(a.tensors(), b.tensors())
     return group if bool(closer.all()) else _only(group, closer)
@@ -173,6 +174,11 @@ class _Work:
         rest.clock, rest.moved, rest.visited = self.clock, dict(self.moved), dict(self.visited)
         rest.known = {key: (score[chosen], when) for key, (score, when) in self.known.items()}
         return rest
+
+    def may_gain(self) -> Tensor:
+        """The pairs that do not coincide, ``(B,)``: the inner product can gain half their squared distance at most."""
+        difference = [x - y for x, y in zip(self.a, self.b.tensors(), strict=True)]
+        return _inner(difference, difference) > 2 * _GAIN[self.b.dtype] * _inner(self.a, self.a)
 
     def walk(self) -> None:
         """Settles the spaces one after the other, best known first."""
