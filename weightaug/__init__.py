@@ -119,7 +119,7 @@ __all__ = [
 ]
 
 # Loaded when they are first asked for: weightaug.testing, for one, is of no use in training.
-_MODULES = ("adapters", "datasets", "fitting", "functional", "io", "matching", "plot", "testing")
+_MODULES = ("adapters", "datasets", "fitting", "functional", "io", "layouts", "matching", "plot", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,7 +169,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # torch's own message advises to load it with code, which is no advice for files of others.
+        reason = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        raise ValueError(
+            f"expected a file of weights alone, from which no code is run: {reason or 'no pickle'}"
+        ) from None
     for key in ("state_dict", "model_state_dict"):  # of checkpoints
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
