@@ -590,7 +590,7 @@ def test_a_compiled_visit_finds_what_the_readable_one_finds(arch, seed, count):
     rules = resolve(arch, "auto")
     a, b = (networks(arch, 5, seed=s) for s in (seed, seed + 1))
     compiled, readable = Pairs(a, b, rules), Pairs(a, b, rules)
-    readable._loops = None
+    readable.loops = None
     moves = readable.descend(restarts.random_moves(b, rules, torch.Generator().manual_seed(seed)), max_sweeps=1)
     todo = None if count > 5 else torch.randperm(5, generator=torch.Generator().manual_seed(seed))[:count]
     for slot in range(len(rules)):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from weightaug import Architecture, Layer, Space, WeightSpaceElement
-from weightaug.matching import compiled, distance, match, weight
+from weightaug import Architecture, Layer, Space, WeightSpaceElement, _loops, act
+from weightaug.matching import compiled, descent, distance, match, weight
+from weightaug.testing import assert_same_function
 
 pytest.importorskip("numba", reason="needs the extra 'fast': pip install 'weightaug[fast]'")
 
@@ -103,3 +104,32 @@ def test_values_that_are_not_finite_and_biases_that_lose_phases_are_refused():
     huge.biases[0][0, 0] = 1e30
     with pytest.raises(ValueError, match=r"2\^50 half periods"):
         match(huge, b)
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_wide_visits_find_what_the_others_find(name, numba, monkeypatch):
+    a, b = (networks(ARCHITECTURES[name], 6, seed) for seed in (0, 1))
+    expected = by_visits(monkeypatch, lambda: match(a, b, starts=ALL))
+    if not numba:
+        monkeypatch.setattr(_loops, "load", lambda name: None)
+    monkeypatch.setattr(descent, "WIDE", 0)
+    visits = []
+    real = descent.visit_wide
+    monkeypatch.setattr(descent, "visit_wide", lambda *arguments: visits.append(1) or real(*arguments))
+    ours = by_visits(monkeypatch, lambda: match(a, b, starts=ALL))
+    assert visits
+    for part in ("permutation", "scale", "shift"):
+        for x, y in zip(getattr(ours, part), getattr(expected, part), strict=True):
+            if x is not None:
+                torch.testing.assert_close(x, y)
+
+
+def test_wide_networks_take_the_wide_visits(monkeypatch):
+    a, b = (networks(Architecture.mlp((2, descent.WIDE + 1, 3, 1), "tanh"), 1, seed) for seed in (0, 1))
+    visits = []
+    real = descent.visit_wide
+    monkeypatch.setattr(descent, "visit_wide", lambda *arguments: visits.append(1) or real(*arguments))
+    group = match(a, b)
+    assert visits
+    assert_same_function(b[0], act(b, group)[0], tolerance=1e-5)

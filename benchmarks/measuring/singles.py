@@ -26,6 +26,7 @@ from weightaug.adapters import from_dws, to_dws
 
 __all__ = ["Single", "measure", "work_of"]
 
+WIDE = ((2, 512, 512, 1), (784, 512, 512, 512, 10))
 Network = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 Plain = Callable[[Network, list[Network]], Any]
 
@@ -184,11 +185,18 @@ def measure(siren: wa.Architecture, relu: wa.Architecture, *, calls: int = 100, 
             _converted(transform, pool[0], element),
         ]
         found.append(Single(name, *medians(calls_of, calls, rounds)))
-    a, b = networks[siren][0], networks[siren][1]
+    found.append(_matched("match, 2-32-32-1", networks[siren][0], networks[siren][1], max(calls // 10, 1), rounds))
+    for sizes in WIDE if calls > 1 else ():  # some seconds
+        pair = growth.networks(wa.Architecture.siren(sizes), 2)
+        found.append(_matched("match, " + "-".join(map(str, sizes)), pair[0], pair[1], 1, 5))
+    return found
+
+
+def _matched(name: str, a: wa.WeightSpaceElement, b: wa.WeightSpaceElement, calls: int, rounds: int) -> Single:
+    """One pair over permutations from the identity, by plain code and by ours."""
     lists = [list(t) for x in (a, b) for t in (x.weights, x.biases)]
     ours = partial(matching.match, a, b, symmetry="permutation", starts=("identity",))
-    times = medians([lambda: loops.weight_matching(*lists), ours], max(calls // 10, 1), rounds)  # type: ignore[arg-type]
-    return [*found, Single("match, permutation from the identity", *times)]
+    return Single(name, *medians([lambda: loops.weight_matching(*lists), ours], calls, rounds))  # type: ignore[arg-type]
 
 
 def _converted(transform: wa.Transform, network: Network, element: wa.WeightSpaceElement) -> Callable[[], Any]:

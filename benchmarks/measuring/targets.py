@@ -125,6 +125,19 @@ def busy_table(lines: list[dict[str, Any]]) -> str:
     return table(["SirenNegation, us a batch", "alone", "beside as many busy processes as cores"], rows)
 
 
+def growth_table(growth: dict[str, Any]) -> str:
+    """The exponents with which times grow, and the times of the first and the last point of each curve."""
+    from benchmarks.measuring.growth import FITTED_FROM, exponents
+
+    rows = []
+    for panel, lines in exponents(growth).items():
+        for name, power in lines.items():
+            (first, least), (last, most) = growth[panel][name][0], growth[panel][name][-1]
+            times = f"{least:,.0f} us at {first:g}", f"{most / 1000:,.3g} ms at {last:g}"
+            rows.append([f"{panel}: {name}", f"{power:.2f} from {FITTED_FROM[panel]:g} on", *times])
+    return table(["against", "exponent", "least", "most"], rows)
+
+
 def page_tables(results: dict[str, Any]) -> dict[str, str]:
     """The tables of docs/speed.md, by name: those for which something was measured."""
     machine = results["machine"]
@@ -161,7 +174,7 @@ def page_tables(results: dict[str, Any]) -> dict[str, str]:
     found["transforms"] = table(heads, rows)
     lines = [[goal.what + (f" ({goal.case})" if goal.case else ""), goal.wanted, _marked(goal)] for goal in rest]
     found["other"] = table(["work", "wanted", "got"], lines)
-    for name, make in (("singles", singles_table), ("busy", busy_table)):
+    for name, make in (("singles", singles_table), ("busy", busy_table), ("growth", growth_table)):
         if name in results:
             found[name] = make(results[name])
     return found
@@ -206,14 +219,7 @@ def report(results: dict[str, Any]) -> str:
         rows = [[name.replace("_", " "), f"{value:,.4g}"] for name, value in loading.items()]
         text += "\n## Opening a large data set\n\n" + table(["what", "value"], rows)
     if growth := results.get("growth"):
-        from benchmarks.measuring.growth import FITTED_FROM, exponents
-
-        rows = [
-            [panel, name, str(FITTED_FROM[panel]), f"{power:.2f}"]
-            for panel, lines in exponents(growth).items()
-            for name, power in lines.items()
-        ]
-        text += "\n## Growth: exponents of time\n\n" + table(["against", "work", "from", "exponent"], rows)
+        text += "\n## Growth\n\n" + growth_table(growth)
     return text
 
 

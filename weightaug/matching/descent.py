@@ -24,6 +24,7 @@ from weightaug.matching.moves import Moves
 from weightaug.matching.phases import phase_move, phase_table
 from weightaug.matching.rules import Rule, neighbours
 from weightaug.matching.views import Link, View, check_phases, divided, incoming_norms, power_of_two, squares_of
+from weightaug.matching.wide import WIDE, visit_wide
 
 __all__ = ["BLOCK", "Pairs", "at"]
 
@@ -70,7 +71,7 @@ class Pairs:
         bound = norms[0] * norms[1]  # of every score
         self._largest = torch.maximum(*norms).clamp_min(torch.finfo(a.dtype).tiny)
         self.size = a.batch_shape[0]
-        self._loops = _loops.load("matching") if a.device.type == "cpu" else None
+        self.loops = _loops.load("matching") if a.device.type == "cpu" else None
         self._around = neighbours(a.architecture)
         self._views = [self._prepared(s) for s in range(len(rules))]
         self.bound = bound.clamp_min(torch.finfo(a.dtype).tiny)
@@ -177,6 +178,10 @@ class Pairs:
             factor = parity if factor is None else factor * parity
         return factor
 
+    def factor(self, moves: Moves, link: Link, pair: int) -> Tensor | None:
+        """:meth:`_factor` of one pair."""
+        return self._factor(moves, link, lambda t: t[pair])
+
     def _blocks(self, slot: int, todo: Tensor | None) -> Sequence[_Block]:
         """Index of the pairs in question, in parts that are worked on one at a time."""
         size = max(BLOCK // self.a.architecture.hidden[slot].size ** 2, 1) if self.a.device.type == "cpu" else 1 << 30
@@ -224,8 +229,10 @@ class Pairs:
 
         Without ``search``, the best permutation is the present one.
         """
-        if self._loops is not None:
-            return self._visit_compiled(self._loops, slot, moves, todo, known, search)
+        if search and self.a.device.type == "cpu" and self.a.architecture.hidden[slot].size > WIDE:
+            return visit_wide(self, slot, moves, todo, known)
+        if self.loops is not None:
+            return self._visit_compiled(self.loops, slot, moves, todo, known, search)
         parts = []
         for block in self._blocks(slot, todo):
             pick = _picker(block)

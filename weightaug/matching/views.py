@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,14 @@ from weightaug.element import WeightSpaceElement
 from weightaug.matching.rules import Rule
 
 __all__ = ["Link", "View", "check_phases", "divided", "incoming_norms", "power_of_two", "squares_of"]
+
+
+class Made(NamedTuple):
+    """A product that was made, and of what: see :mod:`weightaug.matching.wide`."""
+
+    places: Tensor
+    factor: Tensor
+    product: Tensor
 
 
 @dataclass
@@ -24,12 +33,14 @@ class Link:
         a: Parameters of a, ``(B, n_this, n_other * kernel)``.
         b: Parameters of b, ``(B * n_other, kernel, n_this)``: one row per neuron of the other space, so that
             permuting them is a copy of whole rows.
+        made: For wide spaces, the last product of each pair.
     """
 
     other: int
     incoming: bool
     a: Tensor
     b: Tensor
+    made: dict[int, Made] = field(default_factory=dict)
 
 
 @dataclass

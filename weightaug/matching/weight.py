@@ -44,6 +44,7 @@ _KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns
 
 _PIECE = 512  # pairs that are prepared at a time
 _CHUNK = 256  # pairs that a thread works on at a time
+_NUMBERS = 2**22  # in the products of all their neurons
 
 Method = Literal["weight", "activation", "function"]
 METHODS = ("weight", "activation", "function")
@@ -404,7 +405,7 @@ def _solve_by_visits(
     largest = max(space.size for space in arch.hidden)
     size = max(len(a), 1)
     if a.device.type == "cpu":
-        size = max(min(math.ceil(len(a) / _workers(len(a), arch)), BLOCK // largest, _CHUNK), 1)
+        size = max(min(math.ceil(len(a) / _workers(len(a), arch)), BLOCK // largest, _CHUNK, _NUMBERS // largest**2), 1)
     chunks = [slice(i, i + size) for i in range(0, max(len(a), 1), size)]
     forward = topological_slots(arch)
 
