@@ -49,10 +49,14 @@ def move_usual(tensor: Tensor, plan: Plan, parts: Parts) -> Tensor:
     assert plan.steps is not None
     for axis, after, slot, role, written in plan.steps:
         factor = parts.rows[role] if written else parts.columns[role]
-        if axis == 0:
-            moved = _write(moved, parts.sources[slot], factor, after)
-        else:
-            moved = _read(tensor, moved, parts.permutations[slot], factor, axis, after)
+        if parts.permutations[slot] is not None:
+            if axis == 0:
+                moved = _write(moved, parts.sources[slot], factor, after)
+            else:
+                moved = _read(tensor, moved, parts.permutations[slot], factor, axis, after)
+        elif factor is not None:
+            factor = _spread(factor, axis, after)
+            moved = moved * factor if moved is tensor else moved.mul_(factor)
     if plan.carrier is not None:
         offset = parts.offsets[plan.carrier]
         if offset is not None:

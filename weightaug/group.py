@@ -344,7 +344,12 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
         )
     if not any([part is not None for part in (*group.permutation, *group.scale, *group.shift, *group.maps)]):
         return element
-    element, group = _fitted(element, group)
+    return moved(*_fitted(element, group), kind)
+
+
+def moved(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POINT) -> WeightSpaceElement:
+    """:func:`act` for a group element of the same architecture, batch shape and device."""
+    arch = element.architecture
     rows, columns, offsets = _factors(element.dtype, group, kind)
     batch = element.batch_shape
     sources = [
@@ -353,11 +358,11 @@ def act(element: WeightSpaceElement, group: GroupElement, kind: Kind = Kind.POIN
     ]
     parts = Parts(group.permutation, group.maps, rows, columns, offsets, tuple(sources), batch, kind)
     turned = any([m is not None for m in group.maps])
-    moved = [
+    tensors = [
         move_usual(tensor, plan, parts) if plan.steps is not None and not turned else move_tensor(tensor, plan, parts)
         for tensor, plan in zip(element.tensors(), arch.plan, strict=True)
     ]
-    return element.with_tensors(moved)
+    return element.with_tensors(tensors)
 
 
 def _fitted(element: WeightSpaceElement, group: GroupElement) -> tuple[WeightSpaceElement, GroupElement]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weightaug.architecture import Architecture, Space
 from weightaug.element import WeightSpaceElement
-from weightaug.group import GroupElement, act
+from weightaug.group import GroupElement, act, moved
 from weightaug.transforms import draws, settings
 from weightaug.transforms.base import Preserves, Transform
 
@@ -53,6 +53,12 @@ class _Symmetry(Transform):
 
     def apply(self, element: WeightSpaceElement, params: GroupElement) -> WeightSpaceElement:
         return act(element, params)
+
+    def sample_apply(
+        self, element: WeightSpaceElement, *, generator: torch.Generator | None = None
+    ) -> tuple[WeightSpaceElement, GroupElement]:
+        params = self.sample(element, generator=generator)
+        return moved(element, params), params  # what was drawn fits
 
 
 def _describe(space: Space) -> str:
