@@ -144,3 +144,8 @@ def test_the_package_imports_only_what_it_declares() -> None:
 if __name__ == "__main__":
     names = {module: sorted(importlib.import_module(module).__all__) for module in PUBLIC}
     (ROOT / "tests" / "public_names.json").write_text(json.dumps(names, indent=1) + "\n")
+
+    sys.path.insert(0, str(ROOT))
+    from tests.test_signatures import write
+
+    write()
