@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,16 @@ def test_dws_layout() -> None:
     assert weights[1][3, 4, 2, 0] == element.weights[1][3, 2, 4]
     single = from_dws([w[0] for w in weights], [b[0] for b in biases], SIREN)
     assert_same(single, element[0])
+
+
+def test_nfn_reads_the_batches_of_nfn_itself() -> None:
+    element = random_element(SIREN, (3,))
+    batch = SimpleNamespace(**dict(zip(("weights", "biases"), to_nfn(element), strict=True)))  # WeightSpaceFeatures
+    assert_same(from_nfn(batch, SIREN), element)
+    with pytest.raises(TypeError, match="expected a batch with weights and biases before the architecture, got list"):
+        from_nfn([1], SIREN)
+    with pytest.raises(TypeError, match="expected an architecture"):
+        from_nfn(batch.weights, batch.biases)
 
 
 def test_nfn_layout_with_kernels() -> None:

@@ -422,3 +422,17 @@ def test_mixed_activations_per_space() -> None:
     arch = Architecture.mlp((2, 3, 3, 1), [Activation("relu"), Activation("sine", 5.0)])
     element, x = random_element(arch), torch.randn(4, 2, dtype=torch.float64)
     torch.testing.assert_close(element(x), as_sequential(element)(x))
+
+
+def test_devices_dtypes_and_arrays_have_their_short_names():
+    element = random_element(Architecture.siren((2, 4, 1)), (3,))
+    assert element.half().dtype == torch.float16
+    assert element.float().dtype == torch.float32
+    assert element.float().double().dtype == torch.float64
+    assert element.cpu().device.type == "cpu"
+    arrays = element.numpy()
+    assert list(arrays) == ["layer0.weight", "layer0.bias", "layer1.weight", "layer1.bias"]
+    assert arrays["layer0.weight"].shape == (3, 4, 2)
+    assert arrays["layer1.bias"][2, 0] == element.biases[1][2, 0]
+    with pytest.raises(RuntimeError, match="detach"):
+        element.map(lambda t: t.clone().requires_grad_()).numpy()

@@ -304,8 +304,8 @@ def test_a_number_is_the_label_of_one_network(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (3, r"labels: expected a tensor with 3 rows, one per network, got \(\)"),
-        (["cat", "dog", "cow"], "labels: expected a tensor, .*try torch.as_tensor"),
-        ([[1], [2, 3], [4]], "labels: expected a tensor, .*try torch.as_tensor"),
+        (["cat", "dog", "cow"], "labels: expected numbers, got words such as 'cat'; number the classes"),
+        ([[1], [2, 3], [4]], "labels: expected a tensor, an array or numbers"),
         (torch.eye(3).to_sparse(), r"labels: .*sparse_coo; make a dense one"),
         (torch.zeros(3, device="meta"), "labels: .*meta"),
     ],

@@ -4,9 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from weightaug._conventions import convert
+from weightaug._joining import cat, collate, stack
 from weightaug.architecture import Activation, Architecture, Layer, Space, TensorSpec
 from weightaug.calibration import calibrate
-from weightaug.element import WeightSpaceElement, cat, collate, stack
+from weightaug.element import WeightSpaceElement
 from weightaug.evaluation import psnr, render
 from weightaug.group import GroupElement, Kind, act
 from weightaug.points import Points

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data._utils.collate import default_collate_fn_map
 
-from weightaug._differences import difference
 from weightaug._dtypes import check_weights_dtype
 from weightaug._html import of_element
 from weightaug._indexing import normalise
 from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
 
-__all__ = ["WeightSpaceElement", "cat", "collate", "stack"]
+__all__ = ["WeightSpaceElement"]
 
 _ENOUGH = 100
 
@@ -230,6 +229,35 @@ class WeightSpaceElement:
         """A new element on another device or of another dtype; arguments as in ``Tensor.to``."""
         return self.map(lambda t: t.to(*args, **kwargs))
 
+    def cpu(self) -> WeightSpaceElement:
+        """The element in the memory of the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | int | None = None) -> WeightSpaceElement:
+        """The element on a GPU; None for the current one."""
+        return self.map(lambda t: t.cuda(device))
+
+    def half(self) -> WeightSpaceElement:
+        """The element in float16. Symmetries then hold up to its rounding, about three digits."""
+        return self.to(torch.float16)
+
+    def float(self) -> WeightSpaceElement:
+        """The element in float32."""
+        return self.to(torch.float32)
+
+    def double(self) -> WeightSpaceElement:
+        """The element in float64."""
+        return self.to(torch.float64)
+
+    def numpy(self) -> dict[str, NDArray[Any]]:
+        """The tensors as arrays by their names, such as ``layer0.weight``; they share the CPU's memory.
+
+        Raises:
+            TypeError: If the tensors are on another device, or of a dtype that NumPy does not have.
+            RuntimeError: If they require gradients; call ``detach`` first.
+        """
+        return {name: tensor.numpy() for name, tensor in self.named_tensors()}
+
     def detach(self) -> WeightSpaceElement:
         """A new element that shares the values, cut from the autograd graph."""
         return self.map(Tensor.detach)
@@ -425,76 +453,3 @@ pytree.register_pytree_node(
     to_dumpable_context=Architecture.to_json,
     from_dumpable_context=Architecture.from_json,
 )
-
-
-def _same_architecture(elements: Sequence[WeightSpaceElement], verb: str) -> Architecture:
-    if not elements:
-        raise ValueError(f"cannot {verb} an empty list of elements")
-    arch = elements[0].architecture
-    for i, element in enumerate(elements):
-        if element.architecture != arch:
-            raise ValueError(
-                f"cannot {verb} elements of different architectures: element 0 and element {i} differ in "
-                f"{difference(arch, element.architecture)}"
-            )
-    return arch
-
-
-def _join(
-    elements: Sequence[WeightSpaceElement], verb: str, join: Callable[[list[Tensor]], Tensor]
-) -> WeightSpaceElement:
-    arch = _same_architecture(elements, verb)
-    weights = tuple(join(list(ws)) for ws in zip(*(e.weights for e in elements), strict=True))
-    biases = tuple(None if bs[0] is None else join(list(bs)) for bs in zip(*(e.biases for e in elements), strict=True))
-    return WeightSpaceElement(arch, weights, biases)
-
-
-def stack(elements: Sequence[WeightSpaceElement]) -> WeightSpaceElement:
-    """Joins elements of one architecture and batch shape along a new first batch dimension.
-
-    Raises:
-        ValueError: If the list is empty or the architectures differ.
-    """
-    return _join(elements, "stack", torch.stack)
-
-
-def cat(elements: Sequence[WeightSpaceElement]) -> WeightSpaceElement:
-    """Joins batches of one architecture along their first batch dimension.
-
-    Raises:
-        ValueError: If the list is empty, the architectures differ, or an element is one network.
-    """
-    for i, element in enumerate(elements):
-        if not element.batch_shape:
-            raise ValueError(f"cannot cat element {i}: it is one network (batch shape ()); use stack")
-    return _join(elements, "cat", torch.cat)
-
-
-def collate(samples: Any) -> Any:
-    """``collate_fn`` for a DataLoader over weight-space data; the default one does the same for elements.
-
-    Elements are stacked, tensors and numbers become tensors with a leading batch dimension, tuples, lists
-    and dicts are collated entry by entry. A batch that the data set's ``__getitems__`` has already made (an
-    element, or a tuple that starts with one) passes through.
-
-    Args:
-        samples: What the DataLoader hands over: a list of samples, or a ready batch.
-
-    Raises:
-        ValueError: If the architectures of the elements differ.
-    """
-    if isinstance(samples, WeightSpaceElement):
-        return samples
-    if isinstance(samples, tuple) and samples and isinstance(samples[0], WeightSpaceElement):
-        return samples
-    return torch.utils.data.default_collate(samples)
-
-
-def _collate_elements(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    # A ready batch comes here as well, since the default collate looks at the type of its first entry only.
-    ready = isinstance(batch, WeightSpaceElement) or not all(isinstance(e, WeightSpaceElement) for e in batch)
-    return batch if ready else stack(batch)
-
-
-# What torch's own page on default_collate tells to do with types of one's own.
-default_collate_fn_map[WeightSpaceElement] = _collate_elements

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -14,12 +15,17 @@ __all__ = ["from_nfn", "to_nfn"]
 
 
 def from_nfn(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], architecture: Architecture, *, check_values: bool = True
+    weights: Sequence[Tensor] | Any,
+    biases: Sequence[Tensor] | Architecture,
+    architecture: Architecture | None = None,
+    *,
+    check_values: bool = True,
 ) -> WeightSpaceElement:
     """Reads the weights and biases of NFN's ``WeightSpaceFeatures``, without copying.
 
     Args:
-        weights: One per layer, ``(*batch, 1, out, in, *kernel)``.
+        weights: One per layer, ``(*batch, 1, out, in, *kernel)``; or NFN's own batch, which has ``weights`` and
+            ``biases``, followed by the architecture: ``from_nfn(batch, architecture)``.
         biases: One per layer, ``(*batch, 1, out)``.
         architecture: A chain of layers with biases.
         check_values: Whether to refuse NaN and infinite values, too. Reading them makes a GPU wait.
@@ -31,6 +37,15 @@ def from_nfn(
         ValueError: If a tuple or a tensor does not fit the architecture; the message names the layer, what was
             expected, what came, and the fix.
     """
+    if isinstance(biases, Architecture) and architecture is None:
+        if not (hasattr(weights, "weights") and hasattr(weights, "biases")):
+            raise TypeError(
+                f"from_nfn: expected a batch with weights and biases before the architecture, got "
+                f"{type(weights).__name__}; or give from_nfn(weights, biases, architecture)"
+            )
+        return from_nfn(weights.weights, weights.biases, biases, check_values=check_values)
+    if not isinstance(architecture, Architecture) or isinstance(biases, Architecture):
+        raise TypeError("from_nfn: expected an architecture after the weights and biases, or after a batch of NFN")
     require_chain(architecture, "nfn")
     require_biases(architecture, "nfn")
     check_counts(architecture, weights, biases, "from_nfn")

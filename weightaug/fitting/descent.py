@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from weightaug.element import WeightSpaceElement, cat
+from weightaug._joining import cat
+from weightaug.element import WeightSpaceElement
 from weightaug.fitting.gradients import error_function
 from weightaug.fitting.modes import ordinary, undisturbed
 

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from weightaug._joining import stack
 from weightaug.adapters import from_state_dicts
 from weightaug.architecture import Architecture
-from weightaug.element import WeightSpaceElement, stack
+from weightaug.element import WeightSpaceElement
 from weightaug.io.dataset import WeightSpaceDataset
 from weightaug.io.files import AnyPath, absolute
 from weightaug.io.manifest import MANIFEST, digest

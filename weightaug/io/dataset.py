@@ -11,8 +11,9 @@ from torch import Tensor
 
 from weightaug._html import of_dataset
 from weightaug._indexing import rows
+from weightaug._joining import cat
 from weightaug.architecture import Architecture
-from weightaug.element import WeightSpaceElement, cat
+from weightaug.element import WeightSpaceElement
 from weightaug.io.files import AnyPath, absolute
 from weightaug.io.manifest import COLUMN, LABELS, PARAMETER, Manifest, generation, read_manifest
 from weightaug.io.shards import Shard

@@ -175,9 +175,23 @@ def _rows(
     return rows
 
 
+def _refuse_words(name: str, value: Any) -> None:
+    """Names of classes are no labels, and what to do is not what any number's conversion tells."""
+    first = value
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        first = value[0] if len(value) else None
+    if isinstance(first, (str, bytes)):
+        raise ValueError(
+            f"{name}: expected numbers, got words such as {str(first)!r}; number the classes and keep their names "
+            "beside: classes = sorted(set(words)), numbers = [classes.index(word) for word in words], and "
+            "save(..., metadata={'classes': classes})"
+        )
+
+
 def _as_tensor(name: str, value: Any) -> Tensor:
     advice = f"{name}: expected a tensor, an array or numbers, one row per network"
     if not isinstance(value, Tensor):
+        _refuse_words(name, value)
         try:
             array = np.asarray([np.asarray(v) for v in value] if isinstance(value, (list, tuple)) else value)
             if array.dtype.kind not in "biufc":
@@ -187,7 +201,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
             # A copy, since arrays with negative strides or of another byte order are not torch's.
             return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{advice}, got {type(value).__name__} ({error}); try torch.as_tensor") from error
+            raise ValueError(f"{advice}, got {type(value).__name__} ({error})") from error
     if value.layout != torch.strided or value.is_meta or value.is_nested or value.is_quantized:
         kind = "meta" if value.is_meta else "quantized" if value.is_quantized else str(value.layout)
         raise ValueError(f"{advice}, got a tensor that is {kind}; make a dense one (.to_dense(), .dequantize())")

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weightaug._joining import cat
 from weightaug.adapters import from_state_dicts
 from weightaug.architecture import Architecture
-from weightaug.element import WeightSpaceElement, cat
+from weightaug.element import WeightSpaceElement
 from weightaug.io.files import AnyPath, absolute
 
 __all__ = ["neural_field_arena"]

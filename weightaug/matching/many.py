@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from weightaug.element import WeightSpaceElement, cat
+from weightaug._joining import cat
+from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
 from weightaug.matching.moves import Moves

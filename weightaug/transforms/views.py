@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from weightaug._arguments import check_element, check_generator, require_tensor
-from weightaug.element import WeightSpaceElement, cat
+from weightaug._joining import cat
+from weightaug.element import WeightSpaceElement
 from weightaug.transforms import settings
 from weightaug.transforms.base import Transform
 
