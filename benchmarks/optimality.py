@@ -172,7 +172,7 @@ def tables(file: Path) -> dict[str, str]:
     body = []
     for setting in SETTINGS:
         shares = [_share([row for row in two if row["activation"] == name], setting) for name in ACTIVATIONS]
-        excess = sum(row[setting]["mean excess"] * row["pairs"] for row in two) / sum(row["pairs"] for row in two)
+        excess = sum(row[setting]["mean excess"] * row["pairs"] for row in two) / _pairs(two)
         worse = sum(row[setting]["worse than the identity"] for row in data["rows"])
         body.append([setting, *shares, f"{100 * excess:.2f} %", f"{worse}"])
     below = sum(row[setting]["below the optimum"] for row in data["rows"] for setting in SETTINGS)
@@ -180,16 +180,19 @@ def tables(file: Path) -> dict[str, str]:
     least = min((_share(one, setting) for setting in SETTINGS), key=lambda share: float(share.split()[0]))
     return {
         "optimality": table(heads, body)
-        + f"\n{sum(row['pairs'] for row in two):,} pairs with two hidden spaces. Of {sum(row['pairs'] for row in one):,} "
-        f"with one, every row finds at least {least}. Up to {largest:,} elements of the group were tried for each; "
-        f"alignments nearer than the best of them: {below}.\n"
+        + f"\n{_pairs(two):,} pairs with two hidden spaces. Of {_pairs(one):,} with one, every row finds at least {least}. "
+        f"Up to {largest:,} elements of the group were tried for each; alignments nearer than the best of them: {below}.\n"
     }
 
 
 def _share(rows: list[dict[str, Any]], setting: str) -> str:
     if not rows:
         return "-"
-    return f"{100 * sum(row[setting]['optimal'] for row in rows) / sum(row['pairs'] for row in rows):.1f} %"
+    return f"{100 * sum(row[setting]['optimal'] for row in rows) / _pairs(rows):.1f} %"
+
+
+def _pairs(rows: list[dict[str, Any]]) -> int:
+    return sum(row["pairs"] for row in rows)
 
 
 if __name__ == "__main__":
