@@ -180,8 +180,9 @@ def tables(file: Path) -> dict[str, str]:
     least = min((_share(one, setting) for setting in SETTINGS), key=lambda share: float(share.split()[0]))
     return {
         "optimality": table(heads, body)
-        + f"\n{_pairs(two):,} pairs with two hidden spaces. Of {_pairs(one):,} with one, every row finds at least {least}. "
-        f"Up to {largest:,} elements of the group were tried for each; alignments nearer than the best of them: {below}.\n"
+        + f"\n{_pairs(two):,} pairs with two hidden spaces. Of {_pairs(one):,} with one, every row finds at least "
+        f"{least}. Up to {largest:,} elements of the group were tried for each; alignments nearer than the best of "
+        f"them: {below}.\n"
     }
 
 
