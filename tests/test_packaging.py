@@ -124,6 +124,24 @@ def test_version_is_told_once() -> None:
     assert weightaug.__version__ == PROJECT["project"]["version"]
 
 
+def test_the_citation_and_the_change_log_tell_the_same_version() -> None:
+    version_told = PROJECT["project"]["version"]
+    assert f"\nversion: {version_told}\n" in (ROOT / "CITATION.cff").read_text()
+    log = (ROOT / "CHANGELOG.md").read_text()
+    dated = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", log, flags=re.MULTILINE)
+    assert log.count("## [Unreleased]") == 1
+    assert not dated or dated[0] == version_told
+
+
+def test_the_readme_stands_where_there_is_no_repository() -> None:
+    """On a package index nothing that is linked relatively is there."""
+    text = (ROOT / "README.md").read_text()
+    assert "```" in text
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"(?:src|href)=[\"']([^\"']+)", text)
+    relative = [target for target in targets if not target.startswith(("https://", "#"))]
+    assert not relative, f"README.md links to {relative}; write absolute links, or name the file"
+
+
 def test_the_package_imports_only_what_it_declares() -> None:
     allowed = {"torch", "numpy", "scipy", "safetensors", "weightaug", "__future__"} | set(sys.stdlib_module_names)
     optional = {

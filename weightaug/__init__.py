@@ -52,7 +52,7 @@ from weightaug.transforms import (
 )
 from weightaug.views import make_views
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from weightaug import adapters as adapters
