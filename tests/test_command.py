@@ -167,3 +167,18 @@ def test_without_tyro_it_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'weightaug[cli]'" in done.stderr
+
+
+def test_names_in_a_table_are_classes_that_are_kept(networks, capsys):
+    folder, *_ = networks
+    table = folder / "labels.csv"
+    files = sorted((folder / "nets").rglob("*.pth"))
+    table.write_text("".join(f"{p.relative_to(folder)},{p.parent.name}\n" for p in files))  # no header
+    command = ["convert", str(folder / "nets"), "--out", str(folder / "store"), *SIZES, "--labels"]
+    assert main([*command, str(table)]) == 0
+    data = wa.io.load(folder / "store")
+    names = sorted({p.parent.name for p in files}, key=lambda name: int(name[5:]))
+    assert data.metadata["classes"] == names
+    listed = sorted(files, key=lambda p: (int(p.parent.name[5:]), int(p.stem[3:])))
+    assert [names[label] for label in data.labels.tolist()] == [p.parent.name for p in listed]
+    assert f"classes: 0 {names[0]}, 1 {names[1]}" in capsys.readouterr().out

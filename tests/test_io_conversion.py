@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests.networks import assert_same, random_element
 from weightaug import Architecture
-from weightaug.adapters import to_state_dicts
+from weightaug.adapters import from_modules, to_state_dicts
 from weightaug.io import conversion, convert, load
 
 DEEP = Architecture.mlp((2, *[3] * 11, 1), "tanh")  # twelve layers: "layer10" is less than "layer2" as text
@@ -93,3 +95,55 @@ def test_nothing_to_convert(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         convert(folder, DEEP, out=tmp_path / "set", chunk=0)
     assert not (tmp_path / "set").exists()
+
+
+def test_hdf5_of_one_network_in_each_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "hdf5").mkdir()
+    for i, state in enumerate(to_state_dicts(random_element(DEEP, (12,)), names=None)):
+        with h5py.File(tmp_path / "hdf5" / f"net{i}.{'h5' if i % 2 else 'hdf5'}", "w") as file:
+            for name, tensor in state.items():
+                file[name.replace(".", "/")] = tensor.numpy()
+            file["label"] = i
+    kept = {"classes": ["a", "b"]}
+    done = convert(tmp_path / "hdf5", DEEP, out=tmp_path / "set", labels="label", metadata=kept)
+    got = load(tmp_path / "set")
+    assert done.refused == {}
+    assert_same(got.element, random_element(DEEP, (12,)))
+    assert got.labels is not None
+    assert got.labels.tolist() == list(range(12))
+    assert got.metadata["classes"] == ["a", "b"]
+    with h5py.File(tmp_path / "table.h5", "w") as file:
+        file["params"], file["param_config"] = np.zeros((2, 3)), "[]"
+    with pytest.raises(ValueError, match=r"many networks .* weightaug.layouts.neural_field_arena"):
+        convert(tmp_path / "table.h5", DEEP, out=tmp_path / "other")
+    (tmp_path / "table.h5").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="expected an HDF5 file"):
+        convert(tmp_path / "table.h5", DEEP, out=tmp_path / "other")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match=r"pip install 'weightaug\[hdf5\]'"):
+        convert(tmp_path / "hdf5", DEEP, out=tmp_path / "other")
+
+
+def test_state_dicts_of_a_traced_module(tmp_path: Path) -> None:
+    def made() -> nn.Module:
+        layers = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(*layers, nn.Linear(3, 2)).eval()
+
+    modules = [made() for _ in range(3)]
+    arch = Architecture.from_module(modules[0], torch.zeros(1, 1, 5, 5))
+    (tmp_path / "nets").mkdir()
+    for i, module in enumerate(modules):
+        torch.save(module.state_dict(), tmp_path / "nets" / f"net{i}.pt")
+    torch.save(nn.Sequential(nn.Conv2d(1, 3, 3)).state_dict(), tmp_path / "nets" / "net3.pt")
+    done = convert(tmp_path / "nets", arch, out=tmp_path / "set")
+    assert "are missing" in done.refused[tmp_path / "nets" / "net3.pt"]
+    element = from_modules(modules, example_input=torch.zeros(1, 1, 5, 5))
+    assert torch.equal(load(tmp_path / "set").element.flatten(), element.flatten())
+
+
+def test_wrong_arguments(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="architecture: expected an Architecture, got tuple"):
+        convert(folder, (2, 3, 1), out=tmp_path / "set")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected the label 'y', got the keys"):
+        convert(folder, DEEP, out=tmp_path / "set", labels="y", ignore=["label"])

@@ -299,3 +299,47 @@ def test_nothing_in_a_wild_network_is_run(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="no such file"):
         layouts.wild_park(tmp_path / "none.pt")
     assert "HARM" not in capsys.readouterr().out
+
+
+# -- order of layers -------------------------------------------------------------------------------------------
+
+
+def test_ten_layers_and_more_are_ordered_by_number(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    deep = wa.Architecture.siren((2, *[3] * 11, 1))
+    element = random_element(deep, (4,), dtype=torch.float32)
+    entries = sorted((f"layers_{n[5:].replace('.', '/')}", t) for n, t in element.named_tensors())  # as text
+    assert entries[2][0] == "layers_1/bias" or entries[2][0].startswith("layers_10")
+    with h5py.File(tmp_path / "nef_0-4.hdf5", "w") as file:
+        file["params"] = torch.cat([t.flatten(1) for _, t in entries], 1).numpy()
+        file.attrs["param_config"] = json.dumps([[name, list(t.shape[1:])] for name, t in entries])
+    read, _ = layouts.neural_field_arena(tmp_path, deep)
+    assert torch.equal(read.flatten(), element.flatten())
+
+
+def test_a_deep_zoo_is_ordered_by_number(tmp_path):
+    """Twelve convolutions of the same shape: "conv2d_10" is less than "conv2d_2" as text."""
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(2, 2, 1) for _ in range(12)]
+    head = nn.Linear(2, 3)
+    names = [f"sequential/conv2d{f'_{i}' * (i > 0)}" for i in range(12)] + ["sequential/dense"]
+    variables = []
+    for name, module in zip(names, [*convolutions, head], strict=True):
+        kernel = module.weight.detach()
+        variables.append((f"{name}/kernel:0", kernel.permute(2, 3, 1, 0) if kernel.dim() == 4 else kernel.mT))
+        variables.append((f"{name}/bias:0", module.bias.detach()))
+    lines, row = [["varname", "start_idx", "end_idx", "shape"]], []
+    for name, tensor in sorted(variables, key=lambda pair: pair[0]):
+        start = sum(len(part) for part in row)
+        lines.append([name, start, start + tensor.numel(), str(tuple(tensor.shape))])
+        row.append(tensor.flatten())
+    np.save(tmp_path / "weights.npy", torch.cat(row)[None].numpy())
+    with (tmp_path / "layout.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    with gzip.open(tmp_path / "metrics.csv.gz", "wt") as file:
+        file.write("config.activation,test_accuracy\ntanh,0.5\n")
+    found = layouts.small_cnn_zoo(tmp_path, activation="tanh", stride=1)
+    x = images = torch.rand(2, 2, 5, 5)
+    for module in convolutions:
+        x = module(x).tanh()
+    torch.testing.assert_close(found.element(images)[0], head(x.mean((-2, -1))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,8 +37,8 @@ def convert(
 ) -> int:
     """Makes a data set of files of networks; a call that was killed goes on when it is repeated.
 
-    Files are .pt, .pth, .safetensors or .npz with one state dict each, or HDF5 files of the Neural Field Arena. No code
-    in them runs.
+    Files are .pt, .pth, .safetensors, .npz or .h5 with one state dict each, or HDF5 files of the Neural Field Arena. No
+    code in them runs.
 
     Args:
         paths: Files, folders or patterns; of dwsnets and nfn: the one folder of the collection.
@@ -66,20 +67,25 @@ def convert(
         print(f"{out}: {len(element)} networks")
         return 0
     of_file: str | Callable[[Path], Any] | None = labels
+    classes: Sequence[str] = ()
     if layout != "files":
         if len(paths) != 1:
             raise ValueError(f"--layout {layout}: expected the one folder of the collection, got {len(paths)}")
         listing = layouts.nfn(paths[0], part) if layout == "nfn" else layouts.dwsnets(paths[0], part)
         table = dict(zip(listing.paths, listing.labels, strict=True))
         wanted, of_file = listing.paths, table.__getitem__
-        if listing.classes:
-            print("classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(listing.classes)))
+        classes = listing.classes
     else:
         wanted = _all(paths)
         if labels is not None and (labels == "folder" or labels.endswith((".csv", ".json"))):
-            of_file = _by_folder(wanted) if labels == "folder" else _by_table(Path(labels))
+            of_file, classes = _by_folder(wanted) if labels == "folder" else _by_table(Path(labels))
+    metadata: dict[str, Any] = {"classes": list(classes)} if classes else {}
+    if classes:
+        print("classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(classes)))
     with _Bar(len(wanted)) as bar:
-        found = io.convert(wanted, arch, out=out, labels=of_file, ignore=ignore, chunk=chunk, progress=bar)
+        found = io.convert(
+            wanted, arch, out=out, labels=of_file, ignore=ignore, metadata=metadata, chunk=chunk, progress=bar
+        )
     print(f"{out}: {found.size} networks of {len(found.sources)} files")
     for path, reason in list(found.refused.items())[:SHOWN]:
         print(f"refused {path}: {reason}", file=sys.stderr)
@@ -237,32 +243,45 @@ def _all(paths: Sequence[str]) -> tuple[Path, ...]:
     return tuple(file for path in paths for file in _sources(path))
 
 
-def _by_folder(files: Sequence[Path]) -> Callable[[Path], int]:
-    classes = sorted({file.parent.name for file in files})
-    print("classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(classes)))
-    return lambda file: classes.index(file.parent.name)
+_Labels = tuple[Callable[[Path], int], list[str]]
 
 
-def _by_table(file: Path) -> Callable[[Path], int]:
-    """Labels by path: whole, or relative to the table."""
+def _by_folder(files: Sequence[Path]) -> _Labels:
+    from weightaug.io.conversion import by_number
+
+    classes = sorted({file.parent.name for file in files}, key=by_number)
+    number = {name: i for i, name in enumerate(classes)}
+    return lambda file: number[file.parent.name], classes
+
+
+def _by_table(file: Path) -> _Labels:
+    """Labels by path: whole, or relative to the table. Names of classes are numbered in their order."""
+    from weightaug.io.conversion import by_number
+
     if file.suffix == ".json":
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         rows = list(content.items()) if isinstance(content, dict) else content
     else:
         with file.open(newline="", encoding="utf-8") as stream:
             rows = [row for row in csv.reader(stream) if row]
-        rows = rows[1:] if rows and not rows[0][-1].strip().lstrip("-").isdecimal() else rows
+        # A first row that names no file is a header.
+        rows = rows[1:] if rows and not (file.parent / rows[0][0]).exists() else rows
     try:
-        table = {(file.parent / str(path)).resolve(): int(label) for path, label in rows}
+        given = {(file.parent / str(path)).resolve(): str(label).strip() for path, label in rows}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--labels {file}: expected paths and whole numbers: {error}") from error
+        raise ValueError(f"--labels {file}: expected paths and labels: {error}") from error
+    classes: list[str] = []
+    if not all(re.fullmatch("-?[0-9]+", label) for label in given.values()):
+        classes = sorted(set(given.values()), key=by_number)
+    number = {name: i for i, name in enumerate(classes)}
+    table = {path: number[label] if classes else int(label) for path, label in given.items()}
 
     def label(path: Path) -> int:
         if path.resolve() not in table:
             raise ValueError(f"no label in {file}")
         return table[path.resolve()]
 
-    return label
+    return label, classes
 
 
 def _labels(labels: torch.Tensor) -> str:

@@ -20,12 +20,13 @@ from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.io.dataset import WeightSpaceDataset
 from weightaug.io.files import AnyPath, absolute
+from weightaug.io.hdf5 import read_hdf5
 from weightaug.io.manifest import MANIFEST, digest
 from weightaug.io.writing import append, save
 
 __all__ = ["Converted", "convert"]
 
-_ENDINGS = (".pt", ".pth", ".safetensors", ".npz")
+_ENDINGS = (".pt", ".pth", ".safetensors", ".npz", ".h5", ".hdf5")
 _SOURCE = "source"
 
 
@@ -51,10 +52,11 @@ def convert(
     labels: str | Callable[[Path], Any] | None = None,
     names: Mapping[str, str] | None = None,
     ignore: Collection[str] = (),
+    metadata: Mapping[str, Any] | None = None,
     chunk: int = 1000,
     progress: Callable[[int], None] | None = None,
 ) -> Converted:
-    """Makes a data set of files with one state dict each: ``.pt``, ``.pth``, ``.safetensors``, ``.npz``.
+    """Makes a data set of files with one state dict each: ``.pt``, ``.pth``, ``.safetensors``, ``.npz``, ``.h5``.
 
     Files are read one by one (``weights_only``: no code in them runs) and written in chunks. A call that was
     killed goes on where it stopped when it is repeated. A file that cannot be read does not end the work.
@@ -62,18 +64,23 @@ def convert(
     Args:
         paths: A folder (searched with all below it), a glob pattern, or files; files from a folder or a pattern are
             ordered by the numbers in their names, so that net10 follows net9.
-        architecture: Of all networks.
+        architecture: Of all networks. One that was traced from a module takes state dicts of this module.
         out: The folder of the data set. Its column ``source`` says from which file each network is.
         labels: The key of the label in each file, or a function of a file's path; None for none.
         names: Layer name -> parameter prefix, see :func:`weightaug.adapters.from_state_dicts`.
         ignore: Keys of each file that are no parameters.
+        metadata: Kept with the data set, as JSON can hold it, such as the names of classes.
         chunk: Networks per shard, and the most that a kill costs.
         progress: Called with the number of files that are done.
 
     Raises:
         FileNotFoundError: If there is no file.
+        ImportError: If there are HDF5 files, and h5py is missing.
+        TypeError: If the architecture is none.
         ValueError: If ``out`` holds another data set, or no file could be read; the message names the first reason.
     """
+    if not isinstance(architecture, Architecture):
+        raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk!r}")
     sources, folder = _sources(paths), absolute(out)
@@ -82,8 +89,8 @@ def convert(
         "sources": [str(p) for p in sources], "architecture": architecture.to_dict(), "labels": key or bool(labels),
         "names": None if names is None else dict(names), "ignore": sorted(ignore),
     }  # fmt: skip
-    metadata = {"converted": digest(work)}
-    done, dtype = _done(folder, metadata)
+    kept = {**(metadata or {}), "converted": digest(work)}
+    done, dtype = _done(folder, kept)
     refused: dict[Path, str] = {}
     rows: list[tuple[int, WeightSpaceElement, Any]] = []
     count = len(done)
@@ -96,7 +103,7 @@ def convert(
         if count:
             append(folder, element, own, columns=columns)
         else:
-            save(folder, element, own, columns=columns, metadata=metadata)
+            save(folder, element, own, columns=columns, metadata=kept)
         count += len(rows)
         rows.clear()
 
@@ -108,6 +115,8 @@ def convert(
                     raise ValueError(f"expected {dtype} as in the files before, got {element.dtype}")
                 rows.append((number, element, labels(path) if callable(labels) else label))
                 dtype = element.dtype
+            except ImportError:  # of h5py: no file is to blame
+                raise
             except Exception as error:  # a damaged file fails in any way; the reason is told
                 refused[path] = f"{type(error).__name__}: {error}"
         if len(rows) == chunk:
@@ -130,7 +139,7 @@ def _sources(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
             if root.is_dir()
             else [root] if root.is_file() else [Path(p) for p in glob.glob(str(root), recursive=True)]
         )  # fmt: skip
-        found = sorted((p for p in found if p.is_file()), key=_by_number)
+        found = sorted((p for p in found if p.is_file()), key=by_number)
     else:
         found = [absolute(p) for p in paths]
     if not found:
@@ -138,7 +147,7 @@ def _sources(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _by_number(path: Path) -> list[tuple[int, str]]:
+def by_number(path: AnyPath) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
@@ -158,10 +167,26 @@ def _network(
     path: Path, architecture: Architecture, names: Mapping[str, str] | None, ignore: Collection[str], key: str | None
 ) -> tuple[WeightSpaceElement, Any]:
     content = _read(path)
-    element = from_state_dicts(content, architecture, names=names, ignore=ignore)
+    if key is not None and key not in content:
+        raise ValueError(f"expected the label {key!r}, got the keys {list(content)[:8]}")
+    if architecture.is_declared:
+        element = _declared(content, architecture, ignore)
+    else:
+        element = from_state_dicts(content, architecture, names=names, ignore=ignore)
     if element.batch_shape:
         raise ValueError(f"expected one network, got a batch {tuple(element.batch_shape)}")
     return element, None if key is None else torch.as_tensor(content[key], device="cpu").reshape(())
+
+
+def _declared(content: Mapping[str, Tensor], architecture: Architecture, ignore: Collection[str]) -> WeightSpaceElement:
+    """A network of an architecture that was traced from a module."""
+    known = architecture.tensor_shapes()
+    absent = [name for name in known if name not in content]
+    # Whole numbers, such as the counter of BatchNorm, are no part of the function.
+    more = [n for n, t in content.items() if n not in known and n not in ignore and t.is_floating_point()]
+    if absent or more:
+        raise ValueError(f"expected the tensors of the architecture, {absent[:5]} are missing and {more[:5]} are left")
+    return WeightSpaceElement(architecture, tuple(content[name] for name in known), ()).validate()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -170,6 +195,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
+    if path.suffix in (".h5", ".hdf5"):
+        return read_hdf5(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

@@ -93,7 +93,7 @@ def _cut(flat: Tensor, config: Any, path: Path) -> dict[str, Tensor]:
     tensors = {}
     for (name, shape), piece in zip(entries, pieces, strict=True):
         tensor = piece.unflatten(1, shape) if shape else piece[:, 0]
-        prefix, dot, last = name.rpartition(".")
+        prefix, dot, last = name.replace("/", ".").rpartition(".")
         if last == "kernel" and tensor.dim() == 3:
             tensor, last = tensor.mT, "weight"
         tensors[f"{prefix}{dot}{last}"] = tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,10 +70,11 @@ def small_cnn_zoo(
         )
     weights = np.load(files[0], mmap_mode="r", allow_pickle=False)
     layout = _layout(files[1])
+    width = max(end for _, _, end, _ in layout)
     table = _metrics(files[2], columns)
-    if weights.ndim != 2 or weights.shape[1] != layout[-1][2] or len(weights) != len(next(iter(table.values()))):
+    if weights.ndim != 2 or weights.shape[1] != width or len(weights) != len(next(iter(table.values()))):
         raise ValueError(
-            f"{root}: expected weights (networks, {layout[-1][2]}) with as many networks as metrics, got "
+            f"{root}: expected weights (networks, {width}) with as many networks as metrics, got "
             f"{weights.shape} "
             f"and {len(next(iter(table.values())))}"
         )
@@ -107,7 +109,16 @@ def _layout(file: Path) -> list[tuple[str, int, int, tuple[int, ...]]]:
         raise ValueError(f"{file}: expected columns varname, start_idx, end_idx, shape: {error!r}") from error
     if not entries or not fits:
         raise ValueError(f"{file}: expected variables whose shapes have end_idx - start_idx numbers")
-    return sorted(entries, key=lambda entry: entry[1])
+    # By the numbers in the names, not as the file has them: as text, conv2d_10 comes before conv2d_2.
+    dense = {_layer(name)[0] for name, _, _, shape in entries if len(shape) == 2}
+    return sorted(entries, key=lambda e: (_layer(e[0])[0] in dense, _layer(e[0])[1], e[1]))
+
+
+def _layer(variable: str) -> tuple[str, int]:
+    """The name of a variable's layer, and the number at its end; Keras gives the first of a kind none."""
+    name = re.split(r"[/.](?=[^/.]*$)", variable)[0]
+    number = re.search(r"_([0-9]+)$", name)
+    return name, int(number[1]) if number else 0
 
 
 def _metrics(file: Path, columns: Sequence[str]) -> dict[str, list[str]]:
@@ -146,8 +157,10 @@ def _element(tensors: Mapping[str, Tensor], activation: str, stride: int, root: 
     module = _CNN(
         [(k.shape[2], k.shape[1], tuple(k.shape[3:])) for k in kernels[:-1]], kernels[-1].shape[1], activation, stride
     )
-    size = 2 ** (len(kernels) + 3)
-    architecture = Architecture.from_module(module, torch.zeros(1, kernels[0].shape[2], size, size))
+    image = [2, 2]  # what the last convolution leaves; what it takes follows
+    for kernel in reversed(kernels[:-1]):
+        image = [(left - 1) * stride + width for left, width in zip(image, kernel.shape[3:], strict=True)]
+    architecture = Architecture.from_module(module, torch.zeros(1, kernels[0].shape[2], *image))
     state: dict[str, Tensor] = {}
     for place, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
         prefix = "head" if place == len(kernels) - 1 else f"convolutions.{place}"

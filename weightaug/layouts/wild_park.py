@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from weightaug.io.files import AnyPath, absolute
 
@@ -51,8 +50,13 @@ def wild_park(path: AnyPath) -> WildNetwork:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ImportError: If torch is older than 2.6, which cannot tell what a file asks for.
         ValueError: If the file is no such checkpoint, or asks for another class.
     """
+    try:
+        from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+    except ImportError as error:
+        raise ImportError(f"layouts.wild_park needs torch 2.6 or newer, got {torch.__version__}") from error
     file = absolute(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")

@@ -1,0 +1,51 @@
+"""HDF5, with the optional package h5py."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["open_hdf5", "read_hdf5"]
+
+
+def open_hdf5(path: Path) -> Any:
+    """Opens a file for reading.
+
+    Raises:
+        ImportError: If h5py is not installed; the message says how to get it.
+        ValueError: If the file is none of HDF5.
+    """
+    try:
+        h5py: Any = importlib.import_module("h5py")
+    except ImportError as error:
+        raise ImportError(f"{path}: HDF5 needs h5py: pip install 'weightaug[hdf5]'") from error
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: expected an HDF5 file: {error}") from error
+
+
+def read_hdf5(path: Path) -> dict[str, Tensor]:
+    """All arrays of a file; the names of groups and arrays are joined by dots: ``seq.0.weight``.
+
+    Raises:
+        ValueError: If the file is one table of many networks.
+    """
+    found: dict[str, Tensor] = {}
+    with open_hdf5(path) as file:
+        if "params" in file and ("param_config" in file or "param_config" in file.attrs):
+            raise ValueError(
+                "this file holds many networks in one array; read it with weightaug.layouts.neural_field_arena"
+            )
+
+        def visit(name: str, item: Any) -> None:
+            if hasattr(item, "shape"):
+                found[name.replace("/", ".")] = torch.from_numpy(np.array(item[()]))
+
+        file.visititems(visit)
+    return found
