@@ -31,7 +31,7 @@ from benchmarks.architectures.barriers import barriers
 from benchmarks.architectures.page import draw, table_of
 from benchmarks.architectures.planted import lora_gauges, permutations
 from benchmarks.architectures.ratios import ratios
-from benchmarks.architectures.reading import cells, summary
+from benchmarks.architectures.reading import EPOCHS, cells, summary
 from benchmarks.architectures.store import SPREAD, WELL_TRAINED, load, parts
 from benchmarks.frames import conditions, write_page
 from benchmarks.running.commands import command
@@ -67,7 +67,7 @@ def measure_barriers(args: argparse.Namespace) -> dict[str, Any]:
 
 def predict_accuracy(args: argparse.Namespace) -> dict[str, Any]:
     """Trains the readers that are not trained yet."""
-    jobs = cells(args.folder, args.folder.parent / "zoo-reading", SPREAD, args.seeds)
+    jobs = cells(args.folder, args.folder.parent / "zoo-reading", SPREAD, args.seeds, args.epochs)
     with Executor(1) as executor:
         executor.run(jobs, [1] * len(jobs), name="readers", unit="training")
     return summary(jobs)
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--well-trained", type=int, default=100, help="networks of each wide family")
     parser.add_argument("--pairs", type=int, default=50, help="of each family, to interpolate")
     parser.add_argument("--seeds", type=int, default=5, help="of the readers and of what is planted")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the readers")
     parser.add_argument("--adapters", type=int, default=1000, help="low-rank pairs whose gauge is planted")
     parser.add_argument("--aligned", type=int, default=1000, help="pairs of CNNs whose alignment is timed")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "architectures")
