@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.architectures.cnns import FAMILIES, Family, digits_split, outputs
 from benchmarks.architectures.store import load
+from benchmarks.running.files import read_json, write_json
 from weightaug import WeightSpaceElement, act
 from weightaug.adapters import from_modules, recompute_statistics, to_modules
 from weightaug.matching import match
@@ -86,8 +87,12 @@ def _of_family(folder: Path, name: str, pairs: int) -> dict[str, Any]:
 
 
 def barriers(folder: Path, names: Sequence[str], pairs: int) -> dict[str, Any]:
-    """Curves and barriers of each family, with 95 % t intervals over the pairs."""
-    return {
-        "positions": torch.linspace(0, 1, POINTS).tolist(),
-        "families": {name: _of_family(folder, name, pairs) for name in names},
-    }
+    """Curves and barriers of each family, with 95 % t intervals over the pairs; families that are done are read."""
+    found = {}
+    for name in names:
+        path = folder.parent / "zoo-barriers" / f"{name.replace(',', '').replace(' ', '-')}--{pairs}.json"
+        if not path.exists():
+            print(f"interpolating {pairs} pairs: {name}", flush=True)
+            write_json(path, _of_family(folder, name, pairs))
+        found[name] = read_json(path, "ways")
+    return {"positions": torch.linspace(0, 1, POINTS).tolist(), "families": found}
