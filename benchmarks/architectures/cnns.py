@@ -21,6 +21,7 @@ from weightaug import Architecture, WeightSpaceElement
 __all__ = ["FAMILIES", "Family", "HyperParameters", "accuracies", "digits_split", "outputs", "train"]
 
 TRAINING_IMAGES = 1300
+_AT_ONCE = 5  # networks that are evaluated together: of more, activations leave the cache
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
 
@@ -201,7 +202,7 @@ def outputs(networks: WeightSpaceElement, family: Family, images: Tensor) -> Ten
         logits: Tensor = functional_call(base, dict(zip(names, tensors, strict=True)), (images,))
         return logits
 
-    found: Tensor = vmap(run)(tuple(networks.tensors()))
+    found: Tensor = vmap(run, chunk_size=_AT_ONCE)(tuple(networks.tensors()))
     return found
 
 

@@ -189,7 +189,7 @@ def draw(out: Path, folder: Path) -> list[Path]:
     panels[0][0].set_ylabel("test loss")
     panels[1][0].set_ylabel("test accuracy")
     handles, labels = max((p.get_legend_handles_labels() for p in panels[0]), key=lambda found: len(found[1]))
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), len(names)), frameon=False)
     written.append(folder / "architectures-barriers.png")
     figure.savefig(written[-1], dpi=130)
 
