@@ -61,8 +61,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_barriers(args: argparse.Namespace) -> dict[str, Any]:
-    """Interpolates pairs of every family."""
-    return barriers(args.folder, (*SPREAD, *WELL_TRAINED), args.pairs)
+    """Interpolates pairs of the families."""
+    return barriers(args.folder, args.families, args.pairs)
 
 
 def predict_accuracy(args: argparse.Namespace) -> dict[str, Any]:
@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HERE / "runs" / "zoo", help="of the networks")
     parser.add_argument("--networks", type=int, default=500, help="of each family with spread accuracies")
     parser.add_argument("--well-trained", type=int, default=100, help="networks of each wide family")
+    every = (*SPREAD, *WELL_TRAINED)
+    parser.add_argument("--families", nargs="+", choices=every, default=every, help="whose pairs are interpolated")
     parser.add_argument("--pairs", type=int, default=50, help="of each family, to interpolate")
     parser.add_argument("--seeds", type=int, default=5, help="of the readers and of what is planted")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the readers")
