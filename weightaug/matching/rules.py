@@ -59,8 +59,10 @@ def resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
         ValueError: If a name is unknown, or no hidden space has the symmetry.
         TypeError: If the symmetry is no name and no collection of names.
     """
-    # Asked in every call; what is raised is not kept.
-    return _resolved(architecture, symmetry) if isinstance(symmetry, str) else _resolve(architecture, symmetry)
+    # Asked in every call; what is raised is not kept. A compiled step warns of caches, which it cannot follow.
+    if isinstance(symmetry, str) and not torch.compiler.is_compiling():
+        return _resolved(architecture, symmetry)
+    return _resolve(architecture, symmetry)
 
 
 def _resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]:
