@@ -182,3 +182,21 @@ def test_names_in_a_table_are_classes_that_are_kept(networks, capsys):
     listed = sorted(files, key=lambda p: (int(p.parent.name[5:]), int(p.stem[3:])))
     assert [names[label] for label in data.labels.tolist()] == [p.parent.name for p in listed]
     assert f"classes: 0 {names[0]}, 1 {names[1]}" in capsys.readouterr().out
+
+
+def test_the_arena_is_converted_and_no_data_set_is_written_over(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    element = wa.datasets.digits().element[:5]
+    named = list(element.named_tensors())
+    with h5py.File(tmp_path / "nef_0-5.hdf5", "w") as file:
+        file["params"] = torch.cat([t.flatten(1) for _, t in named], 1).numpy()
+        file["labels"] = torch.arange(5).numpy()
+        file["param_config"] = json.dumps([[name, list(t.shape[1:])] for name, t in named])
+    out = tmp_path / "store"
+    command = ["convert", str(tmp_path), "--out", str(out), *SIZES, "--layout", "arena", "--chunk", "2"]
+    assert main(command) == 0
+    assert torch.equal(wa.io.load(out).element.flatten(), element.flatten())
+    assert len(list(out.glob("*.safetensors"))) == 3
+    wa.io.save(tmp_path / "other", element)
+    assert main([*command[:3], str(tmp_path / "other"), *command[4:]]) == 2
+    assert "there is a data set already" in capsys.readouterr().err

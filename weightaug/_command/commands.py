@@ -63,7 +63,7 @@ def convert(
     arch = _architecture(architecture, sizes, activation, omega, output_offset)
     if layout == "arena":
         element, of_networks = layouts.neural_field_arena(paths[0] if len(paths) == 1 else paths, arch)
-        io.save(out, element, of_networks)
+        io.save(out, element, of_networks, shard_size=chunk, overwrite=False)
         print(f"{out}: {len(element)} networks")
         return 0
     of_file: str | Callable[[Path], Any] | None = labels

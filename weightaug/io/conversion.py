@@ -103,7 +103,7 @@ def convert(
         if count:
             append(folder, element, own, columns=columns)
         else:
-            save(folder, element, own, columns=columns, metadata=kept)
+            save(folder, element, own, columns=columns, metadata=kept, overwrite=False)
         count += len(rows)
         rows.clear()
 
