@@ -16,10 +16,31 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+# A block of code after this comment needs a package that may be missing; it is tested by itself.
+NEEDS = re.compile(r"<!-- needs: (\w+) -->\n```python\n(.*?)```", flags=re.DOTALL)
+WITH_PACKAGES = [
+    pytest.param(page, needed[1], needed[2], id=f"{page.relative_to(ROOT)}-{needed[1]}")
+    for page in PAGES
+    for needed in NEEDS.finditer(page.read_text())
+]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_examples(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(page, NEEDS.sub("", page.read_text()), monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of other packages
+@pytest.mark.parametrize(("page", "package", "block"), WITH_PACKAGES)
+def test_examples_with_other_packages(page: Path, package: str, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(package, reason=f"{page.name} shows how to use {package}, which is not installed")
+    before = NEEDS.sub("", page.read_text().partition(f"<!-- needs: {package} -->")[0])
+    run(page, before + block, monkeypatch)
+
+
+def run(page: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A closing fence would be taken for expected output.
-    text = re.sub(r"^(```|:::).*$", "", page.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^(```|:::).*$", "", text, flags=re.MULTILINE)
     test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
     # In a module of its own, so that classes of the examples can be pickled.
     module = ModuleType("documentation_example")
