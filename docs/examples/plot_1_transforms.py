@@ -17,7 +17,7 @@ networks = wa.datasets.digits().element[:200]
 figure = wa.plot.show_augmentations(networks, [wa.Permute(), wa.SirenNegation(), wa.SirenBias()])
 
 # %%
-# The exact symmetries of the square move pixels onto pixels, but the weights of the first layer alone.
+# The exact symmetries of the square move pixels onto pixels. Only weights of the first layer change.
 
 figure = wa.plot.show_augmentations(networks, [wa.Rotate90(), wa.Flip(), wa.Dihedral()])
 

@@ -40,7 +40,7 @@ figure = Figure(figsize=(9, 4), layout="constrained")
 panels = figure.subplots(1, 2)
 scatter(panels[0], orbits, "orbits")
 scatter(panels[1], aligned, "in a frame")
-panels[1].legend(fontsize=8)
+_ = panels[1].legend(fontsize=8)
 
 # %%
 # How often the versions of a network come to the same place:
