@@ -1,21 +1,16 @@
-"""Mutated bytes for the readers of files: a right result or an error of ours, nothing executed, nothing outside.
-
-Seeded. ``WEIGHTAUG_FUZZ=100000 python -m pytest tests/fuzz`` tries as many inputs; a few hundred are tried by default.
-"""
+"""Mutated files for the package's own readers; see the harness."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.fuzz.harness import run
 from tests.networks import SIREN, random_element
 from weightaug import Architecture
 from weightaug.adapters import to_state_dicts
@@ -24,45 +19,6 @@ from weightaug.io.manifest import digest
 
 # A name that was changed is an activation of the caller's own, as far as anyone can tell, and warned of.
 pytestmark = pytest.mark.filterwarnings("ignore:unknown activation")
-
-COUNT = int(os.environ.get("WEIGHTAUG_FUZZ", "600"))
-REFUSED = (ValueError, TypeError, FileNotFoundError)
-TOKENS = [b"", b"0", b"-1", b"1e999", b"null", b"[]", b"{}", b'"x"', b"\x00", b"\xff", b"../", b"9" * 30, b"true"]
-
-
-def mutate(content: bytes, draw: random.Random) -> bytes:
-    """One to three changes: a bit, a cut, a copy, or a token in place of a few bytes."""
-    data = bytearray(content)
-    for _ in range(draw.randint(1, 3)):
-        at = draw.randrange(len(data) + 1)
-        kind = draw.randrange(4)
-        if kind == 0 and at < len(data):
-            data[at] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            del data[at : at + draw.choice((1, 8, 100, len(data)))]
-        elif kind == 2:
-            data[at:at] = data[at : at + draw.choice((1, 8, 100))]
-        else:
-            data[at : at + draw.choice((0, 1, 4))] = draw.choice(TOKENS)
-    return bytes(data)
-
-
-def run(files: list[Path], read: Callable[[], object], seed: int, seal: Callable[[Path], None] | None = None) -> None:
-    contents = {file: file.read_bytes() for file in files}
-    draw = random.Random(seed)
-    for number in range(COUNT // 3):
-        file = draw.choice(files)
-        changed = mutate(contents[file], draw)
-        file.write_bytes(changed)
-        if seal is not None:
-            seal(file)
-        try:
-            read()
-        except REFUSED as error:
-            assert str(error), f"seed {seed}, input {number}: no message"  # noqa: PT017
-        except Exception as error:
-            raise AssertionError(f"seed {seed}, input {number} of {file.name}: {error!r}, {changed[:200]!r}") from error
-        file.write_bytes(contents[file])
 
 
 @pytest.mark.parametrize("sealed", [False, True])

@@ -54,7 +54,9 @@ def neural_field_arena(
                 flat = torch.from_numpy(file["params"][...])
                 of_file = torch.from_numpy(file["labels"][...]) if "labels" in file else None
                 config: Any = file["param_config"][()] if "param_config" in file else file.attrs.get("param_config")
-        except OSError as error:
+        except ValueError:
+            raise
+        except Exception as error:  # a damaged file fails in any way; the reason is told
             raise ValueError(f"{path}: expected an HDF5 file: {error}") from error
         parameters = _cut(flat, config, path)
         try:

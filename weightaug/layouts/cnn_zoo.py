@@ -68,7 +68,10 @@ def small_cnn_zoo(
         raise ValueError(
             f"small_cnn_zoo: expected activation {' or '.join(map(repr, _ACTIVATIONS))}, got {activation!r}"
         )
-    weights = np.load(files[0], mmap_mode="r", allow_pickle=False)
+    try:
+        weights = np.load(files[0], mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # likewise
+        raise ValueError(f"{files[0]}: expected an array that NumPy has written: {error}") from error
     layout = _layout(files[1])
     width = max(end for _, _, end, _ in layout)
     table = _metrics(files[2], columns)
@@ -125,7 +128,7 @@ def _metrics(file: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     try:
         with gzip.open(file, "rt", newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except Exception as error:  # a damaged stream fails in any way; the reason is told
         raise ValueError(f"{file}: expected a gzipped CSV file: {error}") from error
     if not rows:
         raise ValueError(f"{file}: expected at least one network")
