@@ -19,6 +19,7 @@ from weightaug._activations import Activation, as_activation
 from weightaug._axes import TensorSpec
 from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
 from weightaug._html import of_architecture
+from weightaug._json import parsed
 from weightaug._table import Expanded, Plan, check_table, expand_layers, plan_table
 from weightaug._wiring import Wiring
 
@@ -137,6 +138,7 @@ class Architecture:
     output_offset: float = 0.0
     tensors: tuple[TensorSpec, ...] = ()
     convention: str | None = field(default=None, kw_only=True)
+    _repr_html_ = of_architecture
 
     # What follows from them. Every transform asks for it in every call, so it is worked out once.
     hidden: tuple[Space, ...] = field(init=False, repr=False, compare=False)
@@ -196,8 +198,6 @@ class Architecture:
             return f"<Architecture of {len(self.tensors)} tensors, {len(self.hidden)} spaces>"
         of = "" if self.convention is None else f", convention={self.convention!r}"
         return f"Architecture(spaces={self.spaces!r}, layers={self.layers!r}, output_offset={self.output_offset!r}{of})"
-
-    _repr_html_ = of_architecture
 
     def _check_fields(self) -> None:
         for kind, names in (
@@ -484,8 +484,8 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Inverse of :meth:`to_json`."""
-        return cls.from_dict(json.loads(text))
+        """Inverse of :meth:`to_json`; raises a ValueError for text that is none."""
+        return cls.from_dict(parsed(text, "Architecture.to_json"))
 
 
 def _restore(fields: tuple[Any, ...], module: nn.Module | None) -> Architecture:

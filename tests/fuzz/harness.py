@@ -41,7 +41,13 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def run(files: list[Path], read: Callable[[], object], seed: int, seal: Callable[[Path], None] | None = None) -> None:
+def run(
+    files: list[Path],
+    read: Callable[[], object],
+    seed: int,
+    seal: Callable[[Path], None] | None = None,
+    mebibytes: int = MEBIBYTES,
+) -> None:
     """Reads mutated files, one at a time.
 
     Args:
@@ -49,6 +55,7 @@ def run(files: list[Path], read: Callable[[], object], seed: int, seal: Callable
         read: Reads all of it.
         seed: Of the mutations.
         seal: Makes a mutated file look whole, so that the checks behind a checksum are met.
+        mebibytes: How much the memory's peak may grow.
     """
     contents = {file: file.read_bytes() for file in files}
     draw = random.Random(seed)
@@ -74,7 +81,7 @@ def run(files: list[Path], read: Callable[[], object], seed: int, seal: Callable
         slowest = max(slowest, taken)
         file.write_bytes(contents[file])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) // 1024
-    assert grown < MEBIBYTES, f"seed {seed}: the memory's peak grew by {grown} MiB"
+    assert grown < mebibytes, f"seed {seed}: the memory's peak grew by {grown} MiB"
     if LOG:
         line = {"reader": os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0], "inputs": COUNT, **came}
         with open(LOG, "a", encoding="utf-8") as log:

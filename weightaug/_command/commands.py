@@ -214,7 +214,7 @@ def _architecture(
     if file is not None:
         try:
             return Architecture.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"--architecture {file}: expected the JSON of Architecture.to_dict: {error}") from error
     if len(sizes) < 2:
         raise ValueError("expected --sizes from input to output, for example 2 32 32 1, or --architecture FILE.json")

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["open_hdf5", "read_hdf5"]
+__all__ = ["array_of", "open_hdf5", "read_hdf5"]
+
+_MOST = 100  # times the size of the file that one array may declare: weights do not compress so well
 
 
 def open_hdf5(path: Path) -> Any:
@@ -30,6 +32,18 @@ def open_hdf5(path: Path) -> Any:
         raise ValueError(f"{path}: expected an HDF5 file: {error}") from error
 
 
+def array_of(item: Any, path: Path) -> Any:
+    """The values of a data set, unless it declares more than the file can hold.
+
+    Raises:
+        ValueError: If it does: a few bytes may declare terabytes, which reading would fill with zeros.
+    """
+    most = _MOST * path.stat().st_size
+    if item.nbytes > most:
+        raise ValueError(f"{path}: {item.name} declares {item.nbytes:,} bytes in a file of {path.stat().st_size:,}")
+    return np.array(item[()])
+
+
 def read_hdf5(path: Path) -> dict[str, Tensor]:
     """All arrays of a file; the names of groups and arrays are joined by dots: ``seq.0.weight``.
 
@@ -45,7 +59,7 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
 
         def visit(name: str, item: Any) -> None:
             if hasattr(item, "shape"):
-                found[name.replace("/", ".")] = torch.from_numpy(np.array(item[()]))
+                found[name.replace("/", ".")] = torch.from_numpy(array_of(item, path))
 
         file.visititems(visit)
     return found

@@ -16,6 +16,7 @@ from weightaug.adapters import from_state_dicts
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.io.files import AnyPath, absolute
+from weightaug.io.hdf5 import array_of
 
 __all__ = ["neural_field_arena"]
 
@@ -51,9 +52,10 @@ def neural_field_arena(
             with h5py.File(path, "r") as file:
                 if "params" not in file:
                     raise ValueError(f"{path}: expected a data set 'params', found {sorted(file)}")
-                flat = torch.from_numpy(file["params"][...])
-                of_file = torch.from_numpy(file["labels"][...]) if "labels" in file else None
-                config: Any = file["param_config"][()] if "param_config" in file else file.attrs.get("param_config")
+                flat = torch.from_numpy(array_of(file["params"], path))
+                of_file = torch.from_numpy(array_of(file["labels"], path)) if "labels" in file else None
+                told = "param_config" in file
+                config: Any = array_of(file["param_config"], path).item() if told else file.attrs.get("param_config")
         except ValueError:
             raise
         except Exception as error:  # a damaged file fails in any way; the reason is told

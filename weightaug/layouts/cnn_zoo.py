@@ -70,7 +70,7 @@ def small_cnn_zoo(
         )
     try:
         weights = np.load(files[0], mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # likewise
+    except Exception as error:  # a damaged file fails in any way; the reason is told
         raise ValueError(f"{files[0]}: expected an array that NumPy has written: {error}") from error
     layout = _layout(files[1])
     width = max(end for _, _, end, _ in layout)

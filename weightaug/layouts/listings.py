@@ -60,7 +60,7 @@ def dwsnets(folder: AnyPath, part: str = "train", *, splits: str = "splits.json"
         raise FileNotFoundError(f"{file}: expected a JSON file of paths and labels; name it with splits=")
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: expected JSON, got {error}") from error
     if not isinstance(content, Mapping) or part not in content:
         parts = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
