@@ -73,7 +73,8 @@ def verdicts(tables: list[Column]) -> str:
     for table in tables:
         found: dict[str, list[str]] = {"helps": [], "harms": [], "undecided": []}
         for row, compared in table.comparisons.items():
-            found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
+            if not math.isnan(compared.p):
+                found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
         lines += [f"- {verdict}: {', '.join(rows) or 'none'}" for verdict, rows in found.items()]
     return "\n".join(lines) + "\n"
 
@@ -116,7 +117,8 @@ def recipes(tables: list[Column], others: list[Column]) -> str:
     if not tables or not others:
         return "Not measured yet.\n"
     ours, theirs = tables[0].comparisons, others[0].comparisons
-    shared = [row for row in ours if row in theirs and row != "permuted_labels"]
+    both = (row for row in ours if row in theirs and row != "permuted_labels")
+    shared = [row for row in both if not math.isnan(ours[row].p)]  # of enough seeds
     lines = ["| row | study, difference to none | `small`, difference to none |", "| --- | ---: | ---: |"]
     for row in shared:
         a, b = ours[row].difference, theirs[row].difference

@@ -24,7 +24,7 @@ RECORDED = ("small", "modelnet10-small", "digits-views")
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(-50, 50).filter(lambda x: abs(x) > 1e-3), min_size=2, max_size=10, unique=True))
+@given(st.lists(st.floats(-50, 50).filter(lambda x: abs(x) > 1e-3), min_size=3, max_size=10, unique=True))
 def test_intervals_and_p_are_those_of_scipy(values):
     (found,) = compare({"row": values}).values()
     test = stats.ttest_1samp(values, 0)
@@ -70,8 +70,10 @@ def test_verdicts_follow_by_rule():
     assert compare({"mild": mild})["mild"].verdict == "helps"
     crowd = {f"noise {i}": [1.0, -1.0, 2.0, -2.0] for i in range(20)}
     assert compare({"mild": mild} | crowd)["mild"].verdict == "undecided"
-    assert paired_p([1.0, 1.0]) == 0
-    assert paired_p([0.0, 0.0]) == 1
+    assert paired_p([1.0, 1.0, 1.0]) == 0
+    assert paired_p([0.0, 0.0, 0.0]) == 1
+    assert math.isnan(paired_p([6.3, 6.3]))  # two that agree decide nothing
+    assert compare({"two": [6.3, 6.3]})["two"].verdict == "undecided"
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.table.rows import BASELINE, ROWS
-from benchmarks.table.statistics import LEVEL
+from benchmarks.table.statistics import FEWEST, LEVEL
 
 if TYPE_CHECKING:
     from benchmarks.table.report import Column
@@ -25,7 +25,7 @@ def notes(tables: Sequence[Column]) -> str:
         "by Student's t. Difference: to no augmentation, paired by seed (same initial weights and order of networks), "
         "± half of its 95 % interval by Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the "
         "paired t-test, after Holm's correction over the rows of the table. Verdict: helps or harms where that p is "
-        f"below {LEVEL:g}, else undecided.",
+        f"below {LEVEL:g}, else undecided; rows of fewer than {FEWEST} seeds are not tested.",
         *_coverage(records),
         "The paper's columns are its figures for Fashion-MNIST (55,000 training images) beside images and for "
         "ModelNet40 (12,311 shapes of 40 classes) beside shapes, over 3 seeds: with another number of "

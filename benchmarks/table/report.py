@@ -271,6 +271,7 @@ def _entries(column: Column) -> list[list[str]]:
             if math.isfinite(compared.difference.half):
                 texts[0] += f" ± {compared.difference.half:.2f}"
                 texts[1] = f"{compared.low:+.2f} to {compared.high:+.2f}"
+            if not math.isnan(compared.adjusted):
                 texts[2] = "< .001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
                 texts[3] = compared.verdict
         of_paper = [str(TABLE1.get((row, their), "–")) for their in column.published.values()]

@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 LEVEL = 0.05  # of the verdicts, over all rows of a table together
 RESAMPLES = 10_000
+FEWEST = 3  # seeds of a test: of two, any that happen to agree would decide
 
 Verdict = Literal["helps", "harms", "undecided"]
 
@@ -48,7 +49,7 @@ class Comparison(NamedTuple):
         difference: Mean difference and its interval by Student's t.
         low: Lower end of the bootstrap's 95 % interval; nan for a single seed.
         high: Its upper end.
-        p: Of the paired t-test; nan for a single seed.
+        p: Of the paired t-test; nan for fewer than three seeds.
         adjusted: The same after Holm's correction over the rows of the table.
         verdict: "helps" or "harms" where ``adjusted`` is below ``LEVEL``, else "undecided".
     """
@@ -83,8 +84,8 @@ def compare(differences: Mapping[str, Sequence[float]]) -> dict[str, Comparison]
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the t-test that the mean difference is zero; nan for fewer than two."""
-    if len(differences) < 2:
+    """Two-sided p of the t-test that the mean difference is zero; nan for fewer than three, which are not tested."""
+    if len(differences) < FEWEST:
         return math.nan
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     if deviation == 0:
