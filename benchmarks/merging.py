@@ -20,8 +20,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` and `tests` are packages
 
-from benchmarks.frames import conditions, load_fits, write_page
-from benchmarks.running.files import write_json
+from benchmarks.frames import conditions, load_fits
+from benchmarks.running.files import read_json, write_json
+from benchmarks.running.pages import write_tables
 from tests.git_rebasin import weight_matching
 from weightaug import Architecture, GroupElement, WeightSpaceElement, act, stack
 from weightaug.matching import match, match_many
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=None, help="write the table of the results into this page instead")
     args = parser.parse_args()
     if args.page is not None:
-        return write_page(args.page, args.out, table_of)
+        return write_tables(args.page, {"merging": table_of(read_json(args.out / "merging.json", "results"))})
     if args.sets < 1 or args.size < 2:
         parser.error(f"expected --sets of at least 1 and --size of at least 2, got {args.sets} and {args.size}")
     torch.set_num_threads(1)

@@ -57,6 +57,8 @@ class _Symmetry(Transform):
     def sample_apply(
         self, element: WeightSpaceElement, *, generator: torch.Generator | None = None
     ) -> tuple[WeightSpaceElement, GroupElement]:
+        if type(self).apply is not _Symmetry.apply:  # of a subclass, which is what acts
+            return super().sample_apply(element, generator=generator)
         params = self.sample(element, generator=generator)
         return moved(element, params), params  # what was drawn fits
 
