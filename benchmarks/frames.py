@@ -14,10 +14,8 @@ folder whose subfolders :mod:`weightaug.io` has written, in the order of their n
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
-import re
 import statistics
 import sys
 import time
@@ -27,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
@@ -37,6 +34,8 @@ from benchmarks.data.store import parts_of
 from benchmarks.models.dws import DWS
 from benchmarks.models.settings import DWSSettings
 from benchmarks.running.files import read_json, write_json
+from benchmarks.running.pages import write_tables_of_files
+from benchmarks.table.statistics import Interval
 from weightaug import Activation, AlignTo, Architecture, WeightSpaceElement, act, io
 from weightaug.fitting import CONVENTIONS
 from weightaug.fitting.conventions import ConventionName
@@ -108,7 +107,7 @@ def main() -> None:
         parser.error(f"--dataset {args.dataset}: only digits are fitted here; give the folder of networks as --fits")
     torch.set_num_threads(1)
     if args.page is not None:
-        write_page(args.page, args.out, table_of)
+        write_tables_of_files(args.page, args.out, table_of)
     elif args.speed:
         write_json(args.out / "speed.json", {"conditions": conditions(), "processor_seconds": speed()})
     else:
@@ -208,9 +207,7 @@ def accuracy(networks: Elements, labels: tuple[Tensor, Tensor], seed: int, train
         train, test = ((x - mean) / deviation for x in (train, test))
         return fit_and_test(perceptron(train.shape[1], classes), train, test, labels, training)
     one, other = (x[:, 0] if len(x.batch_shape) == 2 else x for x in networks)
-    settings = asdict(DWSSettings())
-    del settings["statistics"]  # which are set below
-    model = DWS(one.architecture, classes, **settings)
+    model = DWS(one.architecture, classes, **DWSSettings().arguments)
     model.set_statistics(one)
     return fit_and_test(model, one, other, labels, training)
 
@@ -270,15 +267,6 @@ def speed(networks: int = 3000, pairs: int = 512, times: int = 7) -> dict[str, f
 # -- page --------------------------------------------------------------------------------------------------
 
 
-def write_page(page: Path, out: Path, table_of: Callable[[dict[str, Any]], str]) -> None:
-    """Replaces what stands between the marks of each table in a page by what the results in a folder give."""
-    text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"<!-- table: (\S+) -->", text):
-        table = table_of(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
-        text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
-    page.write_text(text, encoding="utf-8")
-
-
 def table_of(results: dict[str, Any]) -> str:
     """The results of one file as a Markdown table."""
     if "processor_seconds" in results:
@@ -289,9 +277,10 @@ def table_of(results: dict[str, Any]) -> str:
         lines += ["| --- | ---: | ---: |"]
         for name, row in results["rows"].items():
             percent = [100 * value for value in row["accuracy"]]
-            half = stats.t.ppf(0.975, len(percent) - 1) * statistics.stdev(percent) / math.sqrt(len(percent))
+            interval = Interval.of(percent)
+            assert interval is not None
             seconds = statistics.mean(row["processor_seconds_of_features"])
-            lines.append(f"| {name} | {statistics.mean(percent):.1f} ± {half:.1f} | {seconds:.1f} |")
+            lines.append(f"| {name} | {interval.mean:.1f} ± {interval.half:.1f} | {seconds:.1f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks.data.quality import INR_DEVIATIONS
+from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
+from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import notes
 from benchmarks.table.report import Column, label_of
@@ -62,7 +63,7 @@ def of(table: Column, key: str) -> Any:
 def whole(tables: list[Column]) -> str:
     """Tables with what has to be known of them."""
     if not tables:
-        return "Not measured yet.\n"
+        return NOT_YET
     parts = [f"**{table.title}**\n\n{report.table(table)}" for table in tables]
     return "\n\n".join([*parts, notes(tables)]) + "\n"
 
@@ -96,7 +97,7 @@ def tuning(folder: Path) -> str:
 def midpoints(tables: list[Column], fitted: Path) -> str:
     """Accuracy of the rows that mix, beside what the midpoints of aligned pairs show."""
     if not fitted.exists() or not tables:
-        return "Not measured yet.\n"
+        return NOT_YET
     rows = json.loads(fitted.read_text(encoding="utf-8"))["result"]["siren"]["rows"]
     shown = {row["alignment"]: row["midpoint dB, other"] for row in rows}
     lines = ["| alignment before mixing | midpoint, dB | accuracy, % | difference to none |"]
@@ -115,7 +116,7 @@ def midpoints(tables: list[Column], fitted: Path) -> str:
 def recipes(tables: list[Column], others: list[Column]) -> str:
     """Whether networks that were fitted by a slower recipe put the rows into the same order."""
     if not tables or not others:
-        return "Not measured yet.\n"
+        return NOT_YET
     ours, theirs = tables[0].comparisons, others[0].comparisons
     both = (row for row in ours if row in theirs and row != "permuted_labels")
     shared = [row for row in both if not math.isnan(ours[row].p)]  # of enough seeds
@@ -153,12 +154,10 @@ def filled(text: str, tables: dict[str, str]) -> str:
     Raises:
         ValueError: If the page names a table that there is not.
     """
-    for name in re.findall(r"<!-- table: (\S+) -->", text):
+    for name in tables_in(text):
         if name not in tables:
             raise ValueError(f"the page asks for the table {name!r}; there are: {', '.join(tables)}")
-        start = text.index(f"<!-- table: {name} -->\n") + len(f"<!-- table: {name} -->\n")
-        text = text[:start] + tables[name] + text[text.index("<!-- end -->", start) :]
-    return text
+    return pages.filled(text, tables)
 
 
 def main(arguments: list[str] | None = None) -> None:

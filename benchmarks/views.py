@@ -15,20 +15,15 @@ the results in OUT into a page.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import re
-import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
@@ -39,6 +34,8 @@ from benchmarks.frames import load_fits
 from benchmarks.models.dws import DWS
 from benchmarks.models.settings import DWSSettings
 from benchmarks.running.files import read_json, write_json
+from benchmarks.running.pages import NOT_YET, tables_in, write_tables
+from benchmarks.table.statistics import Interval
 from weightaug.fitting import Adam, fit_inrs
 from weightaug.matching import Frame, fit_frame, match
 
@@ -215,9 +212,7 @@ def accuracy(model: nn.Module, networks: Any, answers: Tensor) -> float:
 def cell_dws(networks: wa.WeightSpaceElement, targets: Tensor, data: Data, seed: int, steps: int) -> float:
     """The benchmark's DWS, with sign flips in training."""
     torch.manual_seed(seed)
-    settings = asdict(DWSSettings())
-    del settings["statistics"]  # which are set below
-    model = DWS(data.train.architecture, CLASSES, **settings)
+    model = DWS(data.train.architecture, CLASSES, **DWSSettings().arguments)
     model.set_statistics(data.train)
     train(model, networks, targets, wa.SirenNegation(), steps=steps, rate=5e-3, seed=seed)
     return accuracy(model, data.test, data.answers)
@@ -329,37 +324,30 @@ def verdict(gaps: list[float]) -> str:
     """What paired differences say."""
     if len(gaps) < 2:
         return "One seed, which says nothing sure"
-    mean, half = statistics.mean(gaps), half_width(gaps)
+    mean, half, _ = Interval.of(gaps) or (0.0, 0.0, 0)
     return "Better than none" if mean > half else "Worse than none" if mean < -half else "No sure difference to none"
-
-
-def half_width(values: list[float]) -> float:
-    """Half the 95 % interval of a mean."""
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def interval(values: list[float], sign: str = "") -> str:
     """Mean and 95 % interval."""
-    text = f"{statistics.mean(values):{sign}.1f}"
-    if len(values) < 2:
-        return text
-    return f"{text} ± {half_width(values):.1f}"
+    found = Interval.of(values)
+    assert found is not None
+    text = f"{found.mean:{sign}.1f}"
+    return text if len(values) < 2 else f"{text} ± {found.half:.1f}"
 
 
 def write_page(page: Path, out: Path) -> None:
     """Replaces what stands between the marks of each table in a page."""
-    text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"<!-- table: (\S+) -->", text):
-        if not any((out / name).glob("cells/*.json")) and not (out / f"{name}.json").exists():
-            table = "Not measured yet.\n"
-        elif name == "descents":
-            table = descents_table(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
-        elif name.startswith("strength-"):
-            table = strengths_table(json.loads((out / f"{name}.json").read_text(encoding="utf-8")))
-        else:
-            table = table_of(out / name)
-        text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
-    page.write_text(text, encoding="utf-8")
+    write_tables(page, {name: _table(name, out) for name in tables_in(page.read_text(encoding="utf-8"))})
+
+
+def _table(name: str, out: Path) -> str:
+    file = out / f"{name}.json"
+    if not any((out / name).glob("cells/*.json")) and not file.exists():
+        return NOT_YET
+    if name == "descents":
+        return descents_table(read_json(file))
+    return strengths_table(read_json(file)) if name.startswith("strength-") else table_of(out / name)
 
 
 # -- strength ------------------------------------------------------------------------------------------------
@@ -426,8 +414,7 @@ def descents(networks: wa.WeightSpaceElement, size: int, steps: tuple[int, ...] 
     span = wanted.amax((-2, -1)) - wanted.amin((-2, -1))
 
     def left(moved: wa.WeightSpaceElement) -> float:
-        error = (moved(points) - wanted).square().mean((-2, -1))
-        return float((10 * torch.log10(span**2 / error)).median())
+        return float(wa.psnr(networks, moved, size).median())
 
     rows = []
     for schedule, rate in DESCENTS:

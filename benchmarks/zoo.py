@@ -33,10 +33,11 @@ from benchmarks.architectures.planted import lora_gauges, permutations
 from benchmarks.architectures.ratios import ratios
 from benchmarks.architectures.reading import EPOCHS, cells, summary
 from benchmarks.architectures.store import SPREAD, WELL_TRAINED, load, parts
-from benchmarks.frames import conditions, write_page
+from benchmarks.frames import conditions
 from benchmarks.running.commands import command
 from benchmarks.running.executor import Executor, JobsFailed
 from benchmarks.running.files import write_json
+from benchmarks.running.pages import write_tables_of_files
 
 HERE = Path(__file__).parent
 
@@ -113,7 +114,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with command(JobsFailed):
         if args.part == "page":
-            write_page(args.page, args.out, table_of)
+            write_tables_of_files(args.page, args.out, table_of)
             draw(args.out, args.page.parent / "figures")
             return
         name, work = PARTS[args.part]

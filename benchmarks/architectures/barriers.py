@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.architectures.cnns import FAMILIES, Family, digits_split, outputs
 from benchmarks.architectures.store import load
 from benchmarks.running.files import read_json, write_json
+from benchmarks.table.statistics import Interval
 from weightaug import WeightSpaceElement, act
 from weightaug.adapters import from_modules, recompute_statistics, to_modules
 from weightaug.matching import match
@@ -26,9 +25,9 @@ RAW, ALIGNED, RECOMPUTED = "as trained", "aligned", ", statistics recomputed"
 
 def mean_and_half(values: Tensor | Sequence[float]) -> tuple[float, float]:
     """The mean, and half the width of its 95 % t interval."""
-    numbers = torch.as_tensor(values, dtype=torch.float64)
-    half = stats.t.ppf(0.975, len(numbers) - 1) * float(numbers.std()) / math.sqrt(len(numbers))
-    return float(numbers.mean()), float(half)
+    found = Interval.of(torch.as_tensor(values, dtype=torch.float64).tolist())
+    assert found is not None
+    return found.mean, found.half
 
 
 def renewed(networks: WeightSpaceElement, family: Family, images: Tensor) -> WeightSpaceElement:

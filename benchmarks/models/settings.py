@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from benchmarks.running.commands import at_least, expect, positive, share
@@ -52,6 +52,11 @@ class DWSSettings:
     batch_norm: bool = True
     init: Literal["default", "published"] = "default"
     statistics: bool = True
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the model itself is made with: all but whether its statistics are set."""
+        return {name: value for name, value in asdict(self).items() if name != "statistics"}
 
     def __post_init__(self) -> None:
         at_least("dws.hidden", self.hidden, 1)

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from benchmarks.running.files import write_text
+from benchmarks.running.files import read_json, write_text
 
-__all__ = ["write_tables"]
+__all__ = ["NOT_YET", "filled", "tables_in", "write_tables", "write_tables_of_files"]
 
 NOT_YET = "Not measured yet.\n"
+
+
+def tables_in(text: str) -> list[str]:
+    """The names of the tables that a page has."""
+    return re.findall(r"<!-- table: (\S+) -->", text)
+
+
+def filled(text: str, tables: Mapping[str, str]) -> str:
+    """A page with what the tables that are given say; others that it has stay as they are."""
+    for name, table in tables.items():
+        pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
 
 
 def write_tables(page: Path, tables: Mapping[str, str]) -> None:
@@ -21,8 +35,14 @@ def write_tables(page: Path, tables: Mapping[str, str]) -> None:
     Raises:
         OSError: If the page cannot be read or written.
     """
-    text = page.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)  # type: ignore[misc]
-    write_text(page, text)
+    write_text(page, filled(page.read_text(encoding="utf-8"), tables))
+
+
+def write_tables_of_files(page: Path, folder: Path, table_of: Callable[[dict[str, Any]], str]) -> None:
+    """Fills every table of a page from the JSON file of its name in a folder.
+
+    Raises:
+        OSError: If the page or a file cannot be read, or the page not written.
+    """
+    names = tables_in(page.read_text(encoding="utf-8"))
+    write_tables(page, {name: table_of(read_json(folder / f"{name}.json")) for name in names})

@@ -99,8 +99,7 @@ def build_model(cell: Training, architecture: wa.Architecture, classes: int) -> 
             del of_reader["learning_rate"]
             return PerceptronReader(architecture, classes, reads=reads[cell.model], **of_reader)
         if isinstance(settings, DWSSettings):
-            of_dws = asdict(settings)
-            del of_dws["statistics"]
+            of_dws = settings.arguments
             if cell.model == "dws-odd":
                 kept = ("hidden", "layers", "reduction", "batch_norm")
                 return SignInvariantDWS(architecture, classes, **{name: of_dws[name] for name in kept})
