@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from weightaug._progress import bar
 from weightaug.element import WeightSpaceElement
 from weightaug.fitting.initial import seed_of
 from weightaug.transforms.base import Transform
@@ -112,7 +113,7 @@ def make_views(
                 )
             )
     waiting = [shard for shard in shards if not shard.done()]
-    with _bar(len(networks) * count, progress) as advance:
+    with bar(len(networks) * count, unit="network", name="views", wanted=progress) as advance:
         advance(sum(len(s.source) for s in shards) - sum(len(s.source) for s in waiting))
         for size in _RUN[executor](waiting, workers):
             advance(size)
@@ -265,23 +266,3 @@ _RUN: dict[ExecutorName, Callable[[Sequence[_Shard], int | None], Iterator[int]]
     "processes": _processes,
     "ray": _on_ray,
 }
-
-
-class _bar:
-    """A progress bar of networks, where one is wanted and tqdm is installed."""
-
-    def __init__(self, total: int, wanted: bool) -> None:
-        self._bar: Any = None
-        if wanted:
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self._bar = tqdm(total=total, desc="views", unit="network", dynamic_ncols=True)
-
-    def __enter__(self) -> Callable[[int], object]:
-        return (lambda size: None) if self._bar is None else self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
+from weightaug._progress import bar
 from weightaug.architecture import Activation, Architecture
 from weightaug.element import WeightSpaceElement
 
@@ -72,9 +73,7 @@ def convert(
         if len(paths) != 1:
             raise ValueError(f"--layout {layout}: expected the one folder of the collection, got {len(paths)}")
         listing = layouts.nfn(paths[0], part) if layout == "nfn" else layouts.dwsnets(paths[0], part)
-        table = dict(zip(listing.paths, listing.labels, strict=True))
-        wanted, of_file = listing.paths, table.__getitem__
-        classes = listing.classes
+        wanted, of_file, classes = listing.paths, listing.label, listing.classes
     else:
         wanted = _all(paths)
         if labels is not None and (labels == "folder" or labels.endswith((".csv", ".json"))):
@@ -82,9 +81,16 @@ def convert(
     metadata: dict[str, Any] = {"classes": list(classes)} if classes else {}
     if classes:
         print("classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(classes)))
-    with _Bar(len(wanted)) as bar:
+    with bar(len(wanted), unit="file") as advance:
         found = io.convert(
-            wanted, arch, out=out, labels=of_file, ignore=ignore, metadata=metadata, chunk=chunk, progress=bar
+            wanted,
+            arch,
+            out=out,
+            labels=of_file,
+            ignore=ignore,
+            metadata=metadata,
+            chunk=chunk,
+            progress=lambda _: advance(1),  # called once for each
         )
     print(f"{out}: {found.size} networks of {len(found.sources)} files")
     for path, reason in list(found.refused.items())[:SHOWN]:
@@ -118,7 +124,7 @@ def inspect(store: Positional[Path], *, thumbnails: Path | None = None, count: i
         if column.dim() == 1 and (column.is_floating_point() or column.dtype == torch.int64):
             low, high = column.aminmax()
             print(f"column {name}: {float(low):g} to {float(high):g}, mean {float(column.double().mean()):g}")
-    for name, tensor in zip(_names(data.architecture), element.tensors(), strict=True):
+    for name, tensor in element.named_tensors():
         values = tensor.double()
         moments = f"mean {float(values.mean()):.4g}, deviation {float(values.std()):.4g}"
         print(f"{name}: {tuple(tensor.shape[1:])}, {moments}")
@@ -213,9 +219,9 @@ def _architecture(
 ) -> Architecture:
     if file is not None:
         try:
-            return Architecture.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (TypeError, KeyError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"--architecture {file}: expected the JSON of Architecture.to_dict: {error}") from error
+            return Architecture.from_json(file.read_text(encoding="utf-8"))
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"--architecture {file}: {error}") from error
     if len(sizes) < 2:
         raise ValueError("expected --sizes from input to output, for example 2 32 32 1, or --architecture FILE.json")
     chosen = Activation(activation, omega) if activation == "sine" else Activation(activation)
@@ -238,9 +244,9 @@ def _named(text: str) -> Any:
 
 
 def _all(paths: Sequence[str]) -> tuple[Path, ...]:
-    from weightaug.io.conversion import _sources
+    from weightaug.io.conversion import files_of
 
-    return tuple(file for path in paths for file in _sources(path))
+    return tuple(file for path in paths for file in files_of(path))
 
 
 _Labels = tuple[Callable[[Path], int], list[str]]
@@ -290,35 +296,3 @@ def _labels(labels: torch.Tensor) -> str:
     values, counts = labels.unique(return_counts=True)
     pairs = [f"{value}: {count}" for value, count in zip(values.tolist(), counts.tolist(), strict=True)]
     return ", ".join(pairs[:SHOWN]) + (f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
-
-
-def _names(architecture: Architecture) -> list[str]:
-    if architecture.is_declared:
-        return [spec.name for spec in architecture.tensors]
-    return [f"{layer.name}.{what}" for layer in architecture.layers for what in ("weight", "bias")[: 1 + layer.bias]]
-
-
-class _Bar:
-    """A progress bar where tqdm is installed."""
-
-    def __init__(self, files: int) -> None:
-        self._files = files
-        self._bar: Any = None
-        self._done = 0
-
-    def __enter__(self) -> _Bar:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return self
-        self._bar = tqdm(total=self._files, unit="file", dynamic_ncols=True)
-        return self
-
-    def __call__(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.update(done - self._done)
-            self._done = done
-
-    def __exit__(self, *raised: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -83,7 +83,7 @@ def convert(
         raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk!r}")
-    sources, folder = _sources(paths), absolute(out)
+    sources, folder = files_of(paths), absolute(out)
     key = labels if isinstance(labels, str) else None
     work = {
         "sources": [str(p) for p in sources], "architecture": architecture.to_dict(), "labels": key or bool(labels),
@@ -131,7 +131,8 @@ def convert(
     return Converted(sources, count, refused)
 
 
-def _sources(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
+def files_of(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
+    """The files that paths, folders and patterns name, in the order of the numbers in their names."""
     if isinstance(paths, (str, Path)) or not isinstance(paths, Iterable):
         root = absolute(paths)
         found: Sequence[Path] = (
@@ -148,6 +149,7 @@ def _sources(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
 
 
 def by_number(path: AnyPath) -> list[tuple[int, str]]:
+    """What orders names by the numbers in them."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 

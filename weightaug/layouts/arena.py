@@ -16,7 +16,7 @@ from weightaug.adapters import from_state_dicts
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.io.files import AnyPath, absolute
-from weightaug.io.hdf5 import array_of
+from weightaug.io.hdf5 import array_of, open_hdf5
 
 __all__ = ["neural_field_arena"]
 
@@ -42,21 +42,17 @@ def neural_field_arena(
         FileNotFoundError: If there is no file.
         ValueError: If a file has another form, or its parameters do not fit the architecture.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("layouts.neural_field_arena reads HDF5: pip install 'weightaug[hdf5]'") from error
     elements, labels = [], []
     for path in _files(files):
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 if "params" not in file:
                     raise ValueError(f"{path}: expected a data set 'params', found {sorted(file)}")
                 flat = torch.from_numpy(array_of(file["params"], path))
                 of_file = torch.from_numpy(array_of(file["labels"], path)) if "labels" in file else None
                 told = "param_config" in file
                 config: Any = array_of(file["param_config"], path).item() if told else file.attrs.get("param_config")
-        except ValueError:
+        except (ImportError, ValueError):
             raise
         except Exception as error:  # a damaged file fails in any way; the reason is told
             raise ValueError(f"{path}: expected an HDF5 file: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,13 @@ _CLASS = re.compile(r"randinit_smaller(?P<copy>.*)_(?P<name>[^_]+)s")
 _NETWORK = re.compile(r"net(?P<number>[0-9]+)\.pth")
 
 
-class Listing(NamedTuple):
+class _Files(NamedTuple):
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+
+
+class Listing(_Files):
     """Files of one network each, with their labels.
 
     Attributes:
@@ -26,9 +33,9 @@ class Listing(NamedTuple):
         classes: Names of the classes, where the collection has any.
     """
 
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...] = ()
+    @cached_property
+    def _table(self) -> dict[Path, int]:
+        return dict(zip(self.paths, self.labels, strict=True))
 
     def label(self, path: AnyPath) -> int:
         """The label of a file, as ``labels=`` of :func:`weightaug.io.convert` takes it.
@@ -36,7 +43,7 @@ class Listing(NamedTuple):
         Raises:
             KeyError: If the file is not in the listing.
         """
-        return dict(zip(self.paths, self.labels, strict=True))[absolute(path)]
+        return self._table[absolute(path)]
 
 
 def dwsnets(folder: AnyPath, part: str = "train", *, splits: str = "splits.json") -> Listing:
