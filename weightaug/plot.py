@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
-from weightaug.evaluation import render
+from weightaug.evaluation import psnr_of_values, render
 from weightaug.group import act
 from weightaug.transforms import Transform
 
@@ -182,11 +182,9 @@ def _midpoint(a: WeightSpaceElement, b: WeightSpaceElement, middle: WeightSpaceE
     """How near the network half way is to the mean of both functions, where one can say."""
     if a.architecture.inputs[0].size != 2:
         return ""
-    one, other, between = (render(networks, 32).double() for networks in (a, b, middle))
-    wanted = (one + other) / 2
-    error = float((between - wanted).square().mean())
-    span = float(wanted.max() - wanted.min())
-    return "\nmiddle: the mean" if error == 0 else f"\nmiddle: {10 * math.log10(span**2 / error):.1f} dB"
+    one, other, between = (render(networks, 32).double().reshape(-1, 1) for networks in (a, b, middle))
+    near = float(psnr_of_values((one + other) / 2, between, None))
+    return "\nmiddle: the mean" if math.isinf(near) else f"\nmiddle: {near:.1f} dB"
 
 
 def _flat(element: WeightSpaceElement) -> WeightSpaceElement:

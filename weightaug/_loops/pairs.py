@@ -192,7 +192,9 @@ def match_pairs(
     """
     count, total, hidden = len(layers), best_place.shape[1], len(spaces)
     squares, widest = 0, 0
+    begins = np.empty(hidden, np.int64)  # of each space's products among those of all
     for s in range(hidden):
+        begins[s] = squares
         squares += spaces[s, 0] ** 2
         widest = max(widest, spaces[s, 0])
     size = all_a.shape[1]
@@ -266,9 +268,7 @@ def match_pairs(
                     stale[s] = False
                     n, first, rule = spaces[s, 0], spaces[s, 1], spaces[s, 2]
                     last = first + n
-                    begin = 0
-                    for t in range(s):
-                        begin += spaces[t, 0] ** 2
+                    begin = begins[s]
                     r, c = memory[0, : n * n].reshape(n, n), memory[1, : n * n].reshape(n, n)
                     score = memory[2, : n * n].reshape(n, n)
                     memory[0, : n * n] = rows[begin : begin + n * n]
@@ -323,9 +323,7 @@ def match_pairs(
             value = 0.0
             for s in range(hidden):
                 n, first, rule = spaces[s, 0], spaces[s, 1], spaces[s, 2]
-                begin = 0
-                for t in range(s):
-                    begin += spaces[t, 0] ** 2
+                begin = begins[s]
                 bias = layers[spaces[s, 3], 1] if spaces[s, 3] >= 0 else 0
                 for i in range(n):
                     j = place[first + i]

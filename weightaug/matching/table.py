@@ -274,10 +274,8 @@ class _Work:
             maps[slot], best = _rotation(score)
             return step(best - _trace(score), _size(score))
         inner_slots = self.inner[slot]
-        crosses = {
-            s: self._nested([p for p in pieces if self._holds(p, s)], arch.hidden[slot].size, s) for s in inner_slots
-        }
-        alone = [p for p in pieces if not any(self._holds(p, s) for s in inner_slots)]
+        crosses = {s: self._nested([p for p in pieces if s in p.slots], arch.hidden[slot].size, s) for s in inner_slots}
+        alone = [p for p in pieces if not any(s in p.slots for s in inner_slots)]
         score = self._similarity(alone, slot)
         now, size = _trace(score), _size(score)
         columns: dict[int, Tensor] = {}
@@ -298,9 +296,6 @@ class _Work:
                 chosen = cross.gather(2, index[..., None, None].expand(-1, -1, 1, *cross.shape[-2:])).squeeze(2)
                 maps[s] = _rotation(chosen)[0]
         return step(_taken(score, order) - now, torch.maximum(size, _size(score)))
-
-    def _holds(self, piece: _Piece, slot: int) -> bool:
-        return any(move.slot == slot for move in piece.plan.moves)
 
     def _similarity(self, pieces: Sequence[_Piece], slot: int) -> Tensor:
         """Inner products of the positions of a space in a and b, ``(B, size, size)``."""
