@@ -1,13 +1,13 @@
 """The benchmark of frames: a small run, and a page that says what the results say."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import frames, merging
+from tests.commands import run_command
 from tests.test_matching import networks
 from weightaug import Architecture, io
 
@@ -27,12 +27,7 @@ def fits(tmp_path):
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["frames.py", *map(str, arguments)])
-    threads = torch.get_num_threads()
-    try:
-        frames.main()
-    finally:
-        torch.set_num_threads(threads)
+    run_command(monkeypatch, frames, *arguments)
 
 
 def test_a_small_run_and_its_page(fits, tmp_path, monkeypatch, capsys):
@@ -125,29 +120,19 @@ def test_more_networks_than_there_are(fits, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "command", "marks"),
-    [("frames.md", ["frames.py"], 5), ("alignment.md", ["merging.py"], 1)],
+    [("frames.md", frames, 5), ("alignment.md", merging, 1)],
 )
 def test_pages_say_what_the_results_say(tmp_path, monkeypatch, name, command, marks):
     text = (ROOT / "docs" / name).read_text()
     assert text.count("<!-- table: ") >= marks
     page = tmp_path / name
     page.write_text(text)
-    monkeypatch.setattr(sys, "argv", [*command, "--page", str(page)])
-    threads = torch.get_num_threads()
-    try:
-        (frames if name == "frames.md" else merging).main()
-    finally:
-        torch.set_num_threads(threads)
+    run_command(monkeypatch, command, "--page", page)
     assert page.read_text() == text
 
 
 def test_sets_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["merging.py", "--sets", "2", "--size", "2", "--out", str(tmp_path / "m")])
-    threads = torch.get_num_threads()
-    try:
-        merging.main()
-    finally:
-        torch.set_num_threads(threads)
+    run_command(monkeypatch, merging, "--sets", 2, "--size", 2, "--out", tmp_path / "m")
     results = json.loads((tmp_path / "m" / "merging.json").read_text())["results"]
     assert set(results) == {"random, permutation", "random, auto"}
     assert all(0 < result["mean_ratio"] <= result["largest_ratio"] < 1.2 for result in results.values())

@@ -1,7 +1,6 @@
 """The zoo of CNNs: a small run of every part, and what it says."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -12,18 +11,14 @@ from benchmarks.architectures.barriers import mean_and_half
 from benchmarks.architectures.cnns import FAMILIES, HyperParameters, digits_split, outputs, train
 from benchmarks.architectures.rebasin import axes_of, permuted, weight_matching
 from benchmarks.architectures.store import SPREAD, WELL_TRAINED, load
+from tests.commands import run_command
 from weightaug import Permute
 
 pytest.importorskip("sklearn")
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["zoo.py", *map(str, arguments)])
-    threads = torch.get_num_threads()
-    try:
-        zoo.main()
-    finally:
-        torch.set_num_threads(threads)
+    run_command(monkeypatch, zoo, *arguments)
 
 
 def few(count: int) -> HyperParameters:
