@@ -5,8 +5,9 @@ Makes sets of further training networks from fitted INRs: refitted after noise (
 noise without refitting (``noise``) and mixtures of weights without refitting (``weights``). Then measures how close
 the views are as functions and as weights, and trains classifiers on the originals with each set: the benchmark's DWS
 (with sign flips in training) and a plain MLP in the mean frame of the originals, all for the same number of steps.
-Differences are paired: a seed has the same initial weights and the same split in all rows. The test accuracy is that
-of the last step; nothing is chosen.
+Differences are paired: a seed has the same initial weights and the same split in all rows, and a row is better or worse
+by the paired t-test after Holm's correction over the rows of its table. The test accuracy is that of the last step;
+nothing is chosen.
 
 Everything is kept: a run that was interrupted goes on where it stopped. ``--page docs/views.md`` writes the tables of
 the results in OUT into a page.
@@ -35,13 +36,14 @@ from benchmarks.models.dws import DWS
 from benchmarks.models.settings import DWSSettings
 from benchmarks.running.files import read_json, write_json
 from benchmarks.running.pages import NOT_YET, tables_in, write_tables
-from benchmarks.table.statistics import Interval
+from benchmarks.table.statistics import Interval, compare
 from weightaug.fitting import Adam, fit_inrs
 from weightaug.matching import Frame, fit_frame, match
 
 ROWS = ("none", "noise-3", "views-3", "views-9", "real-3", "real-9", "weights-2", "functions-2", "functions-6")
 DWS_ROWS = ("none", "views-3", "views-9", "real-3", "real-9", "functions-2", "functions-6")
 BATCH, CLASSES = 64, 10
+VERDICTS = {"helps": "Better than none", "harms": "Worse than none", "undecided": "No sure difference to none"}
 
 
 class Data(NamedTuple):
@@ -209,22 +211,26 @@ def accuracy(model: nn.Module, networks: Any, answers: Tensor) -> float:
     return 100 * float(torch.cat(hits).float().mean())
 
 
-def cell_dws(networks: wa.WeightSpaceElement, targets: Tensor, data: Data, seed: int, steps: int) -> float:
+def cell_dws(
+    networks: wa.WeightSpaceElement, targets: Tensor, data: Data, seed: int, steps: int, rate: float = 5e-3
+) -> float:
     """The benchmark's DWS, with sign flips in training."""
     torch.manual_seed(seed)
     model = DWS(data.train.architecture, CLASSES, **DWSSettings().arguments)
     model.set_statistics(data.train)
-    train(model, networks, targets, wa.SirenNegation(), steps=steps, rate=5e-3, seed=seed)
+    train(model, networks, targets, wa.SirenNegation(), steps=steps, rate=rate, seed=seed)
     return accuracy(model, data.test, data.answers)
 
 
-def cell_mlp(networks: Tensor, targets: Tensor, test: Tensor, data: Data, seed: int, steps: int) -> float:
+def cell_mlp(
+    networks: Tensor, targets: Tensor, test: Tensor, data: Data, seed: int, steps: int, rate: float = 1e-3
+) -> float:
     """A plain MLP on weights in a frame."""
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Linear(networks.shape[1], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES)
     )
-    train(model, networks, targets, None, steps=steps, rate=1e-3, seed=seed)
+    train(model, networks, targets, None, steps=steps, rate=rate, seed=seed)
     return accuracy(model, test, data.answers)
 
 
@@ -241,6 +247,7 @@ def run(args: argparse.Namespace) -> None:
     if not (out / "properties.json").exists():
         write_json(out / "properties.json", properties(data, work))
     steps = {"mlp": args.mlp_steps, "dws": args.dws_steps}
+    rates = {"mlp": args.mlp_rate, "dws": args.dws_rate}
     frame = None
     aligned: dict[str, Tensor] = {}
     for model in args.models:
@@ -248,14 +255,16 @@ def run(args: argparse.Namespace) -> None:
         for seed in range(args.seeds):
             for row in rows:
                 path = out / "cells" / f"{model}-{row}-seed{seed}.json"
+                setting = {"steps": steps[model], "rate": rates[model]}
                 if path.exists():
+                    _same_setting(path, setting)
                     continue
                 extra = more(row, data, work)
                 networks = data.train if extra is None else wa.cat([data.train, extra[0]])
                 targets = data.labels if extra is None else torch.cat([data.labels, extra[1]])
                 start = time.process_time()
                 if model == "dws":
-                    score = cell_dws(networks, targets, data, seed, steps[model])
+                    score = cell_dws(networks, targets, data, seed, **setting)
                 else:
                     if frame is None:
                         frame = fit_frame(data.train, generator=torch.Generator().manual_seed(0))
@@ -264,12 +273,20 @@ def run(args: argparse.Namespace) -> None:
                         aligned["test"] = (features(frame, data.test) - mean) / spread
                     if row not in aligned:
                         aligned[row] = (features(frame, networks) - mean) / spread
-                    score = cell_mlp(aligned[row], targets, aligned["test"], data, seed, steps[model])
+                    score = cell_mlp(aligned[row], targets, aligned["test"], data, seed, **setting)
                 seconds = time.process_time() - start
                 print(f"{args.dataset} {model} {row} seed {seed}: {score:.1f} % ({seconds:.0f} s)", flush=True)
-                cell = {"model": model, "row": row, "seed": seed, "steps": steps[model], "accuracy": score}
+                cell = {"model": model, "row": row, "seed": seed, **setting, "accuracy": score}
                 counts = {"trained_on": len(networks), "tested_on": len(data.answers), "processor_seconds": seconds}
                 write_json(path, cell | counts)
+
+
+def _same_setting(path: Path, setting: dict[str, Any]) -> None:
+    """Rows of a table are compared, so all are trained alike."""
+    cell = read_json(path, "steps", "rate")
+    there = {name: cell[name] for name in setting}
+    if there != setting:
+        raise SystemExit(f"{path} was trained with {there}, these options say {setting}: use them, or another --out")
 
 
 # -- page ----------------------------------------------------------------------------------------------------
@@ -307,7 +324,7 @@ def table_of(folder: Path) -> str:
             continue
         lines += ["", f"| {title}, {steps[model]:,} steps | test accuracy, % | against none, paired | seeds |"]
         lines += ["| --- | ---: | ---: | ---: |"]
-        found_out: dict[str, list[str]] = {}
+        differences: dict[str, list[float]] = {}
         for row in ROWS:
             scores = cells.get((model, row), {})
             if scores:
@@ -315,17 +332,12 @@ def table_of(folder: Path) -> str:
                 gain = "" if row == "none" else interval(gaps, "+")
                 lines.append(f"| {row} | {interval(list(scores.values()))} | {gain} | {len(scores)} |")
                 if row != "none":
-                    found_out.setdefault(verdict(gaps), []).append(row)
+                    differences[row] = gaps
+        found_out: dict[str, list[str]] = {}
+        for row, comparison in compare(differences).items():
+            found_out.setdefault(VERDICTS[comparison.verdict], []).append(row)
         lines += ["", " ".join(f"{text}: {', '.join(rows)}." for text, rows in sorted(found_out.items()))]
     return "\n".join(lines) + "\n"
-
-
-def verdict(gaps: list[float]) -> str:
-    """What paired differences say."""
-    if len(gaps) < 2:
-        return "One seed, which says nothing sure"
-    mean, half, _ = Interval.of(gaps) or (0.0, 0.0, 0)
-    return "Better than none" if mean > half else "Worse than none" if mean < -half else "No sure difference to none"
 
 
 def interval(values: list[float], sign: str = "") -> str:
@@ -441,7 +453,9 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--mlp-steps", type=int, default=1500)
+    parser.add_argument("--mlp-rate", type=float, default=1e-3)
     parser.add_argument("--dws-steps", type=int, default=1500)
+    parser.add_argument("--dws-rate", type=float, default=5e-3)
     parser.add_argument("--work", type=Path, default=here / "runs" / "views", help="fitted networks and views")
     parser.add_argument("--out", type=Path, default=here / "results" / "views")
     parser.add_argument(

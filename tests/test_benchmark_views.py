@@ -57,7 +57,15 @@ def test_differences_are_paired(tmp_path):
     (tmp_path / "properties.json").write_text(json.dumps(found))
     for row, scores in {"none": [10.0, 20.0, 60.0], "views-3": [11.0, 22.0, 63.0]}.items():
         for seed, score in enumerate(scores):
-            cell = {"model": "mlp", "row": row, "seed": seed, "accuracy": score, "steps": 7}
+            cell = {"model": "mlp", "row": row, "seed": seed, "accuracy": score, "steps": 7, "rate": 1e-3}
             (tmp_path / "cells" / f"{row}{seed}.json").write_text(json.dumps(cell))
     table = views.table_of(tmp_path)
     assert "| views-3 | 32.0 ± 68.1 | +2.0 ± 2.5 | 3 |" in table
+
+
+def test_rows_trained_otherwise_are_not_put_beside_each_other(tmp_path):
+    path = tmp_path / "cell.json"
+    path.write_text(json.dumps({"steps": 7, "rate": 1e-3}))
+    views._same_setting(path, {"steps": 7, "rate": 1e-3})
+    with pytest.raises(SystemExit, match=r"'steps': 7.*'steps': 8"):
+        views._same_setting(path, {"steps": 8, "rate": 1e-3})
