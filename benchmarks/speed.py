@@ -268,9 +268,12 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
     def training_lines() -> list[dict[str, Any]]:
         element = networks(SIREN, 64, options)
         lines = training.models(element, clock) + training.seeds_at_once(element, clock)
-        lines += training.fitting(clock, device)
+        lines += training.published_layers(element, clock) + training.fitting(clock, device)
         if options.device == "cpu":
-            lines += on_one_thread(lambda: training.fitting(clock, device, " on one thread"))
+            where = " on one thread"
+            lines += on_one_thread(
+                lambda: training.published_layers(element, clock, where) + training.fitting(clock, device, where)
+            )
         return [line._asdict() for line in lines]
 
     def singles_lines() -> list[dict[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
-from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measuring.plain_dws import Block, PlainDWS, PlainLayer, blocks_of, values_of
 from benchmarks.models.dws import DWS, Counts, EquivariantLayer, Features, Reduce, _Maximum, features_of
 from weightaug import Architecture, Permute, WeightSpaceElement, act
 
@@ -113,141 +112,6 @@ def test_a_layer_commutes_with_permutations(architecture, settings, dtype):
     close(plain.network, moved.network)
 
 
-class Block(NamedTuple):
-    """A tensor of an INR as published layers see it.
-
-    ``spaces`` are the hidden spaces of its axes, ``number`` its entries per neuron (or pair, or network).
-    """
-
-    name: str
-    spaces: tuple[int, ...]
-    number: int
-
-
-def blocks_of(sizes: tuple[int, ...]) -> list[Block]:
-    """The tensors in the order of ``Counts.network``."""
-    last = len(sizes) - 3
-    blocks = []
-    for space in range(last + 1):
-        blocks += [Block("first", (0,), sizes[0])] if space == 0 else []
-        blocks += [Block(f"bias {space}", (space,), 1)]
-        blocks += [Block("last", (last,), sizes[-1])] if space == last else []
-        blocks += [Block(f"matrix {space - 1}", (space, space - 1), 1)] if space > 0 else []
-    return [*blocks, Block("last bias", (), sizes[-1])]
-
-
-def values_of(features: Features, blocks: list[Block], channels: int) -> dict[str, Tensor]:
-    """Each tensor by itself, ``(batch, *spaces, number * channels)``."""
-    values = {"last bias": features.network}
-    for space, neurons in enumerate(features.neurons):
-        own = [block for block in blocks if block.spaces == (space,)]
-        parts = neurons.split([block.number * channels for block in own], dim=-1)
-        values |= {block.name: part for block, part in zip(own, parts, strict=True)}
-    return values | {f"matrix {i}": pair for i, pair in enumerate(features.pairs)}
-
-
-class Reference:
-    """The published layer: one module for each pair of tensors, each of which pools for itself.
-
-    Takes the weights of a layer of ours, block by block.
-    """
-
-    def __init__(self, layer: EquivariantLayer, sizes: tuple[int, ...], ins: int, outs: int, reduction: str) -> None:
-        self.layer, self.ins, self.outs, self.reduction = layer, ins, outs, reduction
-        self.blocks = blocks_of(sizes)
-        self.at_space = [
-            [b for b in self.blocks if b.spaces == (s,)]
-            + [b for b in self.blocks if b.spaces == (s, s - 1)]
-            + [b for b in self.blocks if b.spaces == (s + 1, s)]
-            for s in range(len(sizes) - 2)
-        ]
-
-    def pool(self, x: Tensor, spaces: tuple[int, ...], keep: tuple[int, ...]) -> Tensor:
-        dims = [1 + i for i, space in enumerate(spaces) if space not in keep]
-        if not dims:
-            return x
-        return {"max": torch.amax, "mean": torch.mean, "sum": torch.sum}[self.reduction](x, dims)
-
-    def spread(self, x: Tensor, spaces: tuple[int, ...], target: Block) -> Tensor:
-        for i, space in enumerate(target.spaces):
-            if space not in spaces:
-                x = x.unsqueeze(1 + i)
-        return x
-
-    def part(self, weight: Tensor, rows: list[Block], row: Block, columns: list[Block], column: Block) -> Tensor:
-        r, c = offset(rows, row) * self.outs, offset(columns, column) * self.ins
-        return weight[r : r + row.number * self.outs, c : c + column.number * self.ins]
-
-    def at_network(self, source: Block, target: Block, x: Tensor) -> Tensor | None:
-        if self.layer.set_layer == "ds":
-            return x @ self.part(self.layer.network_map.weight, self.blocks, target, self.blocks, source).T
-        reads = [b for b in self.blocks if shares_nothing(b, target)]
-        if source not in reads:
-            return None
-        group, linear = self.group(target)
-        return x @ self.part(linear.weight, group, target, reads, source).T
-
-    def bias(self, target: Block) -> Tensor:
-        if self.layer.set_layer == "ds":
-            return self.layer.network_map.bias[offset(self.blocks, target) * self.outs :][: target.number * self.outs]
-        group, linear = self.group(target)
-        return linear.bias[offset(group, target) * self.outs :][: target.number * self.outs]
-
-    def group(self, target: Block) -> tuple[list[Block], torch.nn.Linear]:
-        """Tensors of the same spaces have one matrix together."""
-        groups = [list(g) for _, g in itertools.groupby(self.blocks, lambda b: b.spaces)]
-        (index,) = [i for i, group in enumerate(groups) if target in group]
-        return groups[index], self.layer.network_map.maps[index]
-
-    def at_neurons(self, source: Block, target: Block, space: int, x: Tensor) -> Tensor:
-        here, neuron_map = self.at_space[space], self.layer.neuron_maps[space]
-        if self.layer.set_layer == "ds":
-            return x @ self.part(neuron_map.weight, here, target, here, source).T
-        s, t = here.index(source), here.index(target)
-        if source == target and len(source.spaces) == 2:
-            return x @ neuron_map.itself[str(t)].weight.T
-        others = [b for b in here if len(source.spaces) < 2 or b != source]
-        width, start = target.number * self.outs, 3 * offset(others, target) * self.outs
-        projection = neuron_map.projections[s]
-        rows = slice(start, start + 3 * width)
-        queries, keys, values = (x @ projection.weight[rows].T + projection.bias[rows]).split(width, dim=-1)
-        head = width // neuron_map.heads
-        attended = torch.cat(
-            [
-                q + torch.softmax(q @ k.mT / math.sqrt(width), dim=-1) @ v
-                for q, k, v in zip(queries.split(head, -1), keys.split(head, -1), values.split(head, -1), strict=True)
-            ],
-            dim=-1,
-        )
-        i = [b for b in here if len(target.spaces) < 2 or b != target].index(source)
-        return attended + F.relu(attended @ neuron_map.mixes[t][i] + neuron_map.mix_biases[t][i])
-
-    def __call__(self, features: Features) -> dict[str, Tensor]:
-        values, results = values_of(features, self.blocks, self.ins), {}
-        for target in self.blocks:
-            total = self.spread(self.bias(target)[None], (), target)
-            for source in self.blocks:
-                x = values[source.name]
-                constant = self.at_network(source, target, self.pool(x, source.spaces, ()))
-                total = total if constant is None else total + self.spread(constant, (), target)
-                for space in set(source.spaces) & set(target.spaces):
-                    result = self.at_neurons(source, target, space, self.pool(x, source.spaces, (space,)))
-                    total = total + self.spread(result, (space,), target)
-                if source == target and len(source.spaces) == 2:
-                    total = total + x @ self.layer.pair_maps[int(source.name.split()[1])].weight.T
-            results[target.name] = total
-        return results
-
-
-def offset(blocks: list[Block], block: Block) -> int:
-    return sum(b.number for b in blocks[: blocks.index(block)])
-
-
-def shares_nothing(source: Block, target: Block) -> bool:
-    """Whether attention leaves a map at the network: no common space, or a matrix and itself."""
-    return not set(source.spaces) & set(target.spaces) or (source == target and len(source.spaces) == 2)
-
-
 @pytest.mark.parametrize("sizes", [(2, 4, 5, 1), (2, 6, 3), (3, 4, 5, 3, 6, 2)])
 @pytest.mark.parametrize("reduction", ["max", "mean", "sum"])
 @pytest.mark.parametrize(("set_layer", "heads"), [("ds", 1), ("sab", 1), ("sab", 2)])
@@ -257,10 +121,38 @@ def test_a_layer_is_the_sum_of_the_published_blocks(sizes, reduction, set_layer,
     settings = {"reduction": reduction, "set_layer": set_layer, "heads": heads}
     layer = layer_of(architecture, ins, outs, torch.float64, **settings)
     got = values_of(layer(features), blocks_of(sizes), outs)
-    expected = Reference(layer, sizes, ins, outs, reduction)(features)
+    expected = PlainLayer(layer, sizes, ins, outs, reduction)(values_of(features, blocks_of(sizes), ins))
     assert got.keys() == expected.keys()
     for name, values in got.items():
         torch.testing.assert_close(values, expected[name].expand_as(values), msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("reduction", ["max", "mean", "sum"])
+@pytest.mark.parametrize("set_layer", ["ds", "sab"])
+def test_the_model_and_its_gradient_are_those_of_the_published_blocks(reduction, set_layer):
+    sizes = (2, 6, 5, 2)
+    element = networks(Architecture.siren(sizes), 3, torch.float64)
+    torch.manual_seed(0)
+    ours = DWS(
+        element.architecture,
+        4,
+        hidden=8,
+        layers=3,
+        reduction=reduction,
+        set_layer=set_layer,
+        batch_norm=False,
+        heads=2,
+        init="published" if set_layer == "ds" else "default",
+    ).double()
+    ours.set_statistics(element)
+    plain = PlainDWS(ours, sizes, reduction, 8).double()
+    scores, expected = ours(element), plain(element)
+    torch.testing.assert_close(scores, expected)
+    scores.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.head.weight.grad, plain.head.weight.grad)
+    sides = [sum(float(p.grad.square().sum()) for p in m.parameters() if p.grad is not None) for m in (ours, plain)]
+    assert sides[0] == pytest.approx(sides[1])
 
 
 def random_features(sizes: tuple[int, ...], channels: int) -> Features:

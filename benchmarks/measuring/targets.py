@@ -86,6 +86,10 @@ def goals(results: dict[str, Any]) -> list[Goal]:
     for key, what, limit in (
         ("fitting speedup", "fitting: one network at a time", 10),
         ("fitting speedup on one thread", "fitting on one thread: one network at a time", 5),
+        ("ds speedup", 'DWS 4 x 128, "ds": block by block', 5),
+        ("ds speedup on one thread", 'DWS 4 x 128, "ds", on one thread: block by block', 5),
+        ("sab speedup", 'DWS 4 x 128, "sab": block by block', 3),
+        ("sab speedup on one thread", 'DWS 4 x 128, "sab", on one thread: block by block', 3),
         ("dws bf16 speedup", "DWS 4 x 128 step in bfloat16: float32", 3),
         *((key, f"{key.removeprefix('stacked ')}: seeds at once", 1.5) for key in numbers if key.startswith("stacked")),
     ):

@@ -19,6 +19,7 @@ import weightaug as wa
 from benchmarks.data.fit import fit, initial_weights, siren_architecture
 from benchmarks.data.images import pixel_grid
 from benchmarks.data.settings import ImageFitSettings
+from benchmarks.measuring.plain_dws import PlainDWS
 from benchmarks.measuring.stacked import Stacked
 from benchmarks.models.dws import DWS
 from benchmarks.models.graph_embedding import Widths
@@ -147,6 +148,37 @@ def _on_one_thread(key: str, name: str, model: RelationTransformer, batch: wa.We
 
 def _everything(five: wa.Compose) -> wa.Compose:
     return wa.Compose((*five.transforms, wa.GaussianNoise(), wa.Dropout(), wa.QuantileDropout()))
+
+
+def published_layers(networks: wa.WeightSpaceElement, clock: Clock, where: str = "") -> list[Line]:
+    """DWS against the same model block by block, as it was published; and how far the products of both would let it be.
+
+    Args:
+        networks: What is read.
+        clock: Measures.
+        where: Said behind the name of every figure, `` on one thread``.
+    """
+    batch = networks[:BATCH]
+    flops_per_us, _ = rates(clock, networks.device)
+    lines = []
+    for set_layer in ("ds", "sab"):
+        torch.manual_seed(0)
+        model = DWS(
+            batch.architecture, 10, hidden=128, layers=4, reduction="max", set_layer=set_layer, batch_norm=False
+        ).to(networks.device)
+        plain = PlainDWS(model, tuple(batch.architecture.sizes), "max", 128).to(networks.device)
+        step = step_of(model, batch, None)
+        products = flops_of(step) / flops_per_us
+        ours, theirs = in_turns(clock, step, step_of(plain, batch, None), turns=2)
+        lines.append(
+            Line(
+                f'DWS 4 x 128 (max, "{set_layer}"), a step of {BATCH}{where}',
+                f"{BATCH / ours * 1e6:.0f} networks/s",
+                f"{theirs / ours:.2f} x block by block; with its products alone {theirs / products:.1f} x",
+                {f"{set_layer} speedup{where}": theirs / ours, f"{set_layer} bound{where}": theirs / products},
+            )
+        )
+    return lines
 
 
 def seeds_at_once(networks: wa.WeightSpaceElement, clock: Clock) -> list[Line]:
