@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["bar"]
+__all__ = ["Bar", "bar"]
+
+
+class Bar:
+    """What a bar is told; called with the number of units that have just been done.
+
+    Args:
+        shown: The bar of tqdm; None where none is wanted or tqdm is not installed.
+    """
+
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
+
+    def __call__(self, size: int) -> None:
+        if self._shown is not None:
+            self._shown.update(size)
+
+    def say(self, text: str) -> None:
+        """Writes how it goes behind the bar, until the next text."""
+        if self._shown is not None:
+            self._shown.set_postfix_str(text)
 
 
 @contextmanager
-def bar(total: int, *, unit: str, name: str | None = None, wanted: bool = True) -> Iterator[Callable[[int], None]]:
+def bar(total: int, *, unit: str, name: str | None = None, wanted: bool = True) -> Iterator[Bar]:
     """Yields what is called with the number of units that have just been done."""
     shown: Any = None
     if wanted:
@@ -20,13 +40,8 @@ def bar(total: int, *, unit: str, name: str | None = None, wanted: bool = True) 
             pass
         else:
             shown = tqdm(total=total, desc=name, unit=unit, dynamic_ncols=True)
-
-    def advance(size: int) -> None:
-        if shown is not None:
-            shown.update(size)
-
     try:
-        yield advance
+        yield Bar(shown)
     finally:
         if shown is not None:
             shown.close()

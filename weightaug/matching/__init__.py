@@ -9,7 +9,8 @@ from weightaug.matching.canonical import canonicalize
 from weightaug.matching.frames import Frame, fit_frame
 from weightaug.matching.lora import canonicalize_lora, lora_distance, lora_products
 from weightaug.matching.many import align_to, match_many
-from weightaug.matching.weight import distance, match
+from weightaug.matching.orbits import distance
+from weightaug.matching.weight import match
 
 __all__ = [
     "Frame",

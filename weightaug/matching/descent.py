@@ -26,7 +26,7 @@ from weightaug.matching.rules import Rule, neighbours
 from weightaug.matching.views import Link, View, check_phases, divided, incoming_norms, power_of_two, squares_of
 from weightaug.matching.wide import WIDE, visit_wide
 
-__all__ = ["BLOCK", "Pairs", "at"]
+__all__ = ["BLOCK", "Pairs", "Tell", "at"]
 
 # A step counts as an improvement only above this part of |a||b|: rounding must not keep a pair going.
 _TOLERANCE = 1e-12
@@ -41,6 +41,7 @@ BLOCK = 32767
 
 _Block = slice | Tensor  # some of the pairs
 _Pick = Callable[[Tensor], Tensor]
+Tell = Callable[[str], None]  # gets a few words on how it goes
 _Products = tuple[Tensor, Tensor]  # of the incoming and of the outgoing parameters
 
 
@@ -368,6 +369,7 @@ class Pairs:
         settled: int | None = None,
         max_sweeps: int = 100,
         record: list[Tensor] | None = None,
+        tell: Tell | None = None,
     ) -> Moves:
         """Improves ``moves`` in place until no space improves any pair.
 
@@ -377,11 +379,13 @@ class Pairs:
             settled: A space that is known to be best as it is, given the others.
             max_sweeps: Visits per space at most.
             record: Gets the gain in the objective, ``(B,)``, of every visit, if given.
+            tell: Is told how many neurons every visit moves, if given.
 
         Returns:
             ``moves``.
         """
         # A space needs a visit only if a neighbour has changed since the last one.
+        visits = 0
         stale = torch.ones(len(self.rules), self.size, dtype=torch.bool, device=self.a.device)
         if settled is not None:
             stale[settled] = False
@@ -403,6 +407,10 @@ class Pairs:
                     waiting, found = waiting.index_select(0, kept), found.index_select(0, kept)
                     sign = None if sign is None else sign.index_select(0, kept)
                     shift = None if shift is None else shift.index_select(0, kept)
+                visits += 1
+                if tell is not None:
+                    moved = int((found != moves.permutation[s].index_select(0, waiting)).sum())
+                    tell(f"visit {visits}: {moved:,} neurons of space {s} moved")
                 self.set(s, moves, waiting, found, sign, shift)
                 for n in self._around[s]:
                     stale[n, waiting] = True

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from weightaug._progress import bar
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
@@ -18,7 +19,7 @@ from weightaug.matching.annealing import anneal
 from weightaug.matching.assignment import on_device_solver
 from weightaug.matching.canonical import balance, canonicalize, flat64, to_representative, unflat
 from weightaug.matching.compiled import Plan, match_compiled, plan_of
-from weightaug.matching.descent import BLOCK, Pairs
+from weightaug.matching.descent import BLOCK, Pairs, Tell
 from weightaug.matching.function import match_functions, or_nothing
 from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick, random_moves
@@ -34,12 +35,12 @@ from weightaug.matching.rules import (
 )
 from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.table import match_table
+from weightaug.matching.wide import WIDE
 
-__all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "distance", "match", "solve", "working_device"]
+__all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "match", "match_declared", "solve", "working_device"]
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
 DEFAULT_STARTS = ("forward",)
-INVARIANT_STARTS = ("forward", "backward", "canonical")
 _KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns; fewer mostly fall back
 
 _PIECE = 512  # pairs that are prepared at a time
@@ -62,6 +63,7 @@ def match(
     points: Tensor | None = None,
     max_sweeps: int = 100,
     generator: torch.Generator | None = None,
+    progress: bool = False,
 ) -> GroupElement:
     """Aligns b to a: finds a symmetry g such that ``act(b, g)`` is close to ``a``, for each pair of a batch.
 
@@ -104,6 +106,9 @@ def match(
         points: Coordinates ``(n, in)`` for ``method="activation"`` and ``"function"``.
         max_sweeps: Limit on the visits per hidden space and start.
         generator: Source of random starts and kicks, on the CPU; None for torch's global one.
+        progress: Whether to show a bar of the pairs, with rate and remaining time, and of networks wider than 320
+            neurons, which take seconds, how many neurons still move; needs tqdm, the extra ``bench``. Networks that
+            are declared tensor by tensor show none.
 
     Returns:
         The group element, with tensors ``(*batch, size)`` on the device of b, and factors in its dtype.
@@ -123,7 +128,7 @@ def match(
                 "networks that are declared tensor by tensor are matched by method='weight' without starts, kicks or "
                 f"points, got method={method!r}, starts={starts!r}, kicks={kicks}"
             )
-        return _match_declared(a, b, symmetry, max_sweeps)
+        return match_declared(a, b, symmetry, max_sweeps)
     rules = resolve(a.architecture, symmetry)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
@@ -145,13 +150,18 @@ def match(
     if not rules:
         _check_values(a, b)
         return GroupElement.identity(a.architecture)
-    if method == "weight" and not kicks and (found := _match_at_once(a, b, rules, starts, max_sweeps)) is not None:
+    if (
+        method == "weight"
+        and not kicks
+        and not progress
+        and (found := _match_at_once(a, b, rules, starts, max_sweeps)) is not None
+    ):
         return found
     _check_values(a, b)
     device = working_device(a)
     precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
-    def align(a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
+    def align(a: WeightSpaceElement, b: WeightSpaceElement, tell: Tell | None = None) -> GroupElement:
         a, b = flat64(a, device), flat64(b, device)
         plain_a, plain_b = a, b
         balance_a, balance_b = balance(a, rules), balance(b, rules)
@@ -159,16 +169,24 @@ def match(
         if points is not None and method == "activation":
             moves = match_activations(a, b, rules, points)
         else:
-            moves, _ = solve(a, b, rules, starts, kicks, max_sweeps=max_sweeps, generator=generator)
+            moves, _ = solve(a, b, rules, starts, kicks, max_sweeps=max_sweeps, generator=generator, tell=tell)
         if points is not None and method == "function":
             moves = match_functions(a, b, rules, points, moves, dtype=precision)
         group = balance_a.inverse() @ moves.group(a.architecture) @ balance_b
         return group if points is None or method != "function" else or_nothing(plain_a, plain_b, group, points)
 
-    if len(a.batch_shape) != 1 or len(a) <= _PIECE:
+    if not progress and a.batch_shape.numel() <= _PIECE:
         return unflat(align(a, b), b)
     # In pieces, because a pair takes some ten to twenty times its own memory while it is matched.
-    groups = [align(a[i : i + _PIECE], b[i : i + _PIECE]) for i in range(0, len(a), _PIECE)]
+    piece, dims, draws = _PIECE, len(a.batch_shape), bool(kicks) or "random" in starts
+    if progress and not draws and max(space.size for space in a.architecture.hidden) > WIDE:
+        piece = 1  # each takes long enough to be seen
+    x, y = (e.map(lambda t: t.flatten(0, dims - 1) if dims else t.unsqueeze(0)) for e in (a, b))
+    groups = []
+    with bar(len(x), unit="pair", name="matching", wanted=progress) as shown:
+        for i in range(0, max(len(x), 1), piece):
+            groups.append(align(x[i : i + piece], y[i : i + piece], shown.say if progress else None))
+            shown(len(x[i : i + piece]))
     return unflat(GroupElement.cat(groups), b)
 
 
@@ -200,7 +218,8 @@ def _match_at_once(
     )
 
 
-def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
+def match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
+    """What :func:`match` does for networks that are declared tensor by tensor."""
     if symmetry not in ("auto", "permutation"):
         raise ValueError(
             "networks that are declared tensor by tensor are matched with symmetry='auto' (permutations, and "
@@ -220,79 +239,6 @@ def _match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symm
         return t.to(a.dtype) if t.is_floating_point() else t
 
     return group.map(back)
-
-
-@undisturbed
-def distance(
-    a: WeightSpaceElement,
-    b: WeightSpaceElement,
-    *,
-    symmetry: Symmetry = "auto",
-    starts: Sequence[str] = INVARIANT_STARTS,
-    max_sweeps: int = 100,
-) -> Tensor:
-    """The Euclidean distance of the parameters after alignment, for each pair of a batch.
-
-    It is zero if a symmetry turns one network into the other; symmetric (both directions are aligned, and the
-    better one counts); and the same wherever in their orbits the networks stand, as long as the starts do
-    not look at that (``"forward"``, ``"backward"``, ``"anneal"`` and ``"canonical"`` do not). It is an upper
-    bound of the distance of the orbits, which is NP-hard to compute, and no metric: the triangle inequality
-    may fail. With positive scales, it is the distance of the balanced networks (see :func:`match`).
-
-    Args:
-        a: Networks of any batch shape.
-        b: Networks of the same architecture and batch shape.
-        symmetry: As for :func:`match`.
-        starts: As for :func:`match`, without ``"random"``, which would break the symmetry.
-        max_sweeps: As for :func:`match`.
-
-    Returns:
-        Distances, ``(*batch,)``, in the dtype of a.
-
-    Raises:
-        ValueError: As for :func:`match`, or for random starts.
-    """
-    check_pair(a, b, verb="measure the distance of")
-    if a.architecture.is_declared:
-        forth, back = (_match_declared(x, y, symmetry, max_sweeps) for x, y in ((a, b), (b, a)))
-        gaps = [
-            torch.stack([(s - t).double().flatten(dims).square().sum(-1) for s, t in zip(x, y, strict=True)]).sum(0)
-            for dims in [len(a.batch_shape)]
-            for x, y in ((a.tensors(), act(b, forth).tensors()), (b.tensors(), act(a, back).tensors()))
-        ]
-        return torch.minimum(*gaps).sqrt().to(a.dtype)
-    rules = resolve(a.architecture, symmetry)
-    check_starts(starts)
-    check_count("max_sweeps", max_sweeps, 1)
-    if "random" in starts:
-        raise ValueError("starts: 'random' would make the distance random and asymmetric; leave it out")
-    device = working_device(a)
-    # From the canonical forms, nothing depends on where in their orbits the networks stand, ties included: these would
-    # be decided by the last bits, so the descent does not see them.
-    x, y = (flat64(x, device) for x in (a, b))
-    if rules and len(x):
-        x, y = (act(x, to_representative(x, rules, a.dtype)) for x in (x, y))
-    starts = ["identity" if name == "canonical" else name for name in starts]
-
-    def one_way(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
-        aligned = y
-        if rules:
-            short = (x.map(_without_last_bits), y.map(_without_last_bits))
-            moves, _ = solve(*short, rules, starts, keep_identity=False, max_sweeps=max_sweeps)
-            aligned = act(y, moves.group(a.architecture))
-        return (x.flatten() - aligned.flatten()).square().sum(-1)
-
-    best = torch.minimum(one_way(x, y), one_way(y, x)).sqrt()
-    return best.reshape(a.batch_shape).to(a.device, a.dtype)
-
-
-def _without_last_bits(t: Tensor) -> Tensor:
-    """A float64 tensor of a flat batch, rounded to some 30 bits of the largest number of each network."""
-    if not t.numel():
-        return t
-    largest = t.abs().flatten(1).amax(1).clamp_min(torch.finfo(t.dtype).tiny)
-    unit = torch.exp2(largest.log2().floor() - 30).view(-1, *(1,) * (t.dim() - 1))
-    return (t / unit).round() * unit
 
 
 def check_starts(starts: Sequence[str]) -> None:
@@ -321,6 +267,7 @@ def solve(
     keep_identity: bool = True,
     max_sweeps: int = 100,
     generator: torch.Generator | None = None,
+    tell: Tell | None = None,
 ) -> tuple[Moves, Tensor]:
     """Coordinate descent from several starts, the best result kept for each pair.
 
@@ -335,6 +282,7 @@ def solve(
         keep_identity: Whether to return the identity where nothing better is found.
         max_sweeps: Limit on the visits per hidden space and start.
         generator: Source of random starts and kicks.
+        tell: Is told how the descent goes, in words; not by compiled loops, which take milliseconds.
 
     Returns:
         The moves, and the objective that they reach, ``(B,)``.
@@ -345,7 +293,7 @@ def solve(
         flat = a.flatten(), b.flatten()
         return _solve_compiled(*flat, arch, plan, rules, starts, keep_identity=keep_identity, max_sweeps=max_sweeps)
     return _solve_by_visits(
-        a, b, rules, starts, kicks, keep_identity=keep_identity, max_sweeps=max_sweeps, generator=generator
+        a, b, rules, starts, kicks, keep_identity=keep_identity, max_sweeps=max_sweeps, generator=generator, tell=tell
     )
 
 
@@ -395,6 +343,7 @@ def _solve_by_visits(
     keep_identity: bool,
     max_sweeps: int,
     generator: torch.Generator | None = None,
+    tell: Tell | None = None,
 ) -> tuple[Moves, Tensor]:
     arch = a.architecture
     given = [random_moves(b, rules, generator) for name in starts if name == "random"]
@@ -419,7 +368,7 @@ def _solve_by_visits(
 
         def consider(moves: Moves, order: Sequence[int] = forward, settled: int | None = None) -> None:
             nonlocal best, reached
-            moves = pairs.descend(moves, order=order, settled=settled, max_sweeps=max_sweeps)
+            moves = pairs.descend(moves, order=order, settled=settled, max_sweeps=max_sweeps, tell=tell)
             value = pairs.objective(moves)
             best = moves.where(value > reached, best)
             reached = torch.maximum(value, reached)
