@@ -18,6 +18,7 @@ Clock = Callable[[Callable[[], Any]], float]  # microseconds of one call
 
 BATCHES = tuple(4**i for i in range(9))
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
+ALIGNED_WIDTHS = (*WIDTHS, 1024, 2048)  # the last as one pair
 DEPTHS = (1, 2, 4, 8, 16)
 TRANSFORMS: dict[str, wa.Transform] = {
     "SirenNegation": wa.SirenNegation(),
@@ -52,8 +53,8 @@ def curves(clock: Clock, device: torch.device) -> Curves:
         "depth": _transforms([(d, siren(32, d), 64) for d in DEPTHS], clock, device),
     }
     aligned: dict[str, list[tuple[float, float]]] = {name: [] for name in ALIGNMENTS}
-    for width in WIDTHS:
-        pairs = max(2, min(256, 2**17 // width**2))
+    for width in ALIGNED_WIDTHS:
+        pairs = max(2 if width < 1024 else 1, min(256, 2**17 // width**2))
         a, b = (networks(siren(width, 2), pairs, seed).to(device) for seed in (0, 1))
         for name, symmetry in ALIGNMENTS.items():
             aligned[name].append((width, clock(partial(match, a, b, symmetry=symmetry)) / pairs))

@@ -137,7 +137,8 @@ def growth_table(growth: dict[str, Any]) -> str:
     for panel, lines in exponents(growth).items():
         for name, power in lines.items():
             (first, least), (last, most) = growth[panel][name][0], growth[panel][name][-1]
-            times = f"{least:,.0f} us at {first:g}", f"{most / 1000:,.3g} ms at {last:g}"
+            long = f"{most / 1e6:.2g} s" if most > 1e6 else f"{most / 1000:,.3g} ms"
+            times = f"{least:,.0f} us at {first:g}", f"{long} at {last:g}"
             rows.append([f"{panel}: {name}", f"{power:.2f} from {FITTED_FROM[panel]:g} on", *times])
     return table(["against", "exponent", "least", "most"], rows)
 
