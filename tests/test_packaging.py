@@ -150,7 +150,7 @@ def test_the_package_imports_only_what_it_declares() -> None:
         "matplotlib": ("plot.py",),
         "numba": ("compiling.py",),
         "pytest": ("test_laws.py",),
-        "ray": ("views.py",),
+        "ray": ("_spreading.py",),
         "tqdm": ("_progress.py",),
         "tyro": ("__init__.py", "commands.py"),
     }

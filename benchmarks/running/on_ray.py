@@ -32,7 +32,7 @@ class RayExecutor:
             import ray
         except ImportError as error:
             raise ImportError("the executor needs Ray; install it with: pip install 'weightaug[ray]'") from error
-        self._ray = ray
+        self._ray: Any = ray
         self._options = {"num_cpus": 1, "num_gpus": gpus_per_job, "max_retries": 3}
         self._started = not ray.is_initialized()
         # Workers find this package where the driver has it.

@@ -35,6 +35,8 @@ def convert(
     labels: str | None = None,
     ignore: tuple[str, ...] = (),
     chunk: int = 1000,
+    executor: Literal["serial", "processes", "ray"] = "serial",
+    workers: int | None = None,
 ) -> int:
     """Makes a data set of files of networks; a call that was killed goes on when it is repeated.
 
@@ -55,6 +57,8 @@ def convert(
             the key of the label in each file. Collections have their own.
         ignore: Keys of each file that are no parameters.
         chunk: Networks per shard, and the most that a kill costs.
+        executor: Who reads the files: this process, several of this machine, or a Ray cluster; not of arena.
+        workers: Processes, or CPUs of a Ray that is started here; one per core if not given.
 
     Returns:
         0; 1 if files were refused.
@@ -90,6 +94,8 @@ def convert(
             ignore=ignore,
             metadata=metadata,
             chunk=chunk,
+            executor=executor,
+            workers=workers,
             progress=lambda _: advance(1),  # called once for each
         )
     print(f"{out}: {found.size} networks of {len(found.sources)} files")

@@ -1,5 +1,6 @@
 """Fitting networks to signals, many at once: data sets of INRs, and views of networks that are given."""
 
+from weightaug.fitting.collection import make_inrs
 from weightaug.fitting.conventions import CONVENTIONS, Convention
 from weightaug.fitting.descent import Adam, Fitted, fit
 from weightaug.fitting.images import fit_inrs, pixel_grid
@@ -13,6 +14,7 @@ __all__ = [
     "fit",
     "fit_inrs",
     "initial_weights",
+    "make_inrs",
     "pixel_grid",
     "seed_of",
 ]

@@ -13,7 +13,7 @@ from weightaug.fitting.conventions import Convention, ConventionName, convention
 from weightaug.fitting.descent import Adam, Fitted, fit
 from weightaug.fitting.initial import initial_weights, seed_of
 
-__all__ = ["fit_inrs", "pixel_grid"]
+__all__ = ["check_images", "fit_inrs", "pixel_grid"]
 
 
 def pixel_grid(
@@ -75,15 +75,7 @@ def fit_inrs(
         WeightSpaceElement(2-32-32-1, batch_shape=(3,), dtype=torch.float32, device='cpu')
     """
     chosen = convention_of(convention)
-    if images.dim() not in (3, 4):
-        raise ValueError(
-            f"images: expected (n, height, width) or (n, channels, height, width), got {tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise TypeError(f"images: expected floating values in [0, 1], got {images.dtype}; divide bytes by 255")
-    least, most = images.aminmax() if images.numel() else (torch.zeros((), device="cpu"), torch.ones((), device="cpu"))
-    if not (least >= 0 and most <= 1):
-        raise ValueError(f"images: expected values in [0, 1], got {float(least)} to {float(most)}")
+    check_images(images)
     planes = images.unsqueeze(1) if images.dim() == 3 else images
     count, channels, height, width = planes.shape
     seeds = [seed_of(seed, i) for i in range(count)] if seeds is None else list(seeds)
@@ -97,3 +89,21 @@ def fit_inrs(
         architecture = replace(architecture, convention=convention)
     start = initial_weights(chosen, architecture, seeds).to(images.device)
     return fit(grid, targets, start, settings, peak=chosen.peak, progress=progress)
+
+
+def check_images(images: Tensor) -> None:
+    """Checks shape, dtype and range.
+
+    Raises:
+        ValueError: If they have another shape, or values outside of [0, 1].
+        TypeError: If they are integers.
+    """
+    if images.dim() not in (3, 4):
+        raise ValueError(
+            f"images: expected (n, height, width) or (n, channels, height, width), got {tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected floating values in [0, 1], got {images.dtype}; divide bytes by 255")
+    least, most = images.aminmax() if images.numel() else (torch.zeros((), device="cpu"), torch.ones((), device="cpu"))
+    if not (least >= 0 and most <= 1):
+        raise ValueError(f"images: expected values in [0, 1], got {float(least)} to {float(most)}")

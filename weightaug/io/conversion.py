@@ -5,16 +5,20 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load as from_bytes
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from weightaug._joining import stack
+from weightaug._spreading import ExecutorName, check_executor, spread
 from weightaug.adapters import from_state_dicts
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -28,6 +32,8 @@ __all__ = ["Converted", "convert"]
 
 _ENDINGS = (".pt", ".pth", ".safetensors", ".npz", ".h5", ".hdf5")
 _SOURCE = "source"
+_LABEL = "label"
+_TOGETHER = 64  # files that a task of other processes reads
 
 
 class Converted(NamedTuple):
@@ -54,6 +60,8 @@ def convert(
     ignore: Collection[str] = (),
     metadata: Mapping[str, Any] | None = None,
     chunk: int = 1000,
+    executor: ExecutorName = "serial",
+    workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Converted:
     """Makes a data set of files with one state dict each: ``.pt``, ``.pth``, ``.safetensors``, ``.npz``, ``.h5``.
@@ -71,11 +79,15 @@ def convert(
         ignore: Keys of each file that are no parameters.
         metadata: Kept with the data set, as JSON can hold it, such as the names of classes.
         chunk: Networks per shard, and the most that a kill costs.
+        executor: Who reads the files: ``"serial"``: this process; ``"processes"`` of this machine (the calling script
+            needs ``if __name__ == "__main__"``); ``"ray"``: the Ray cluster that is initialised, whose machines see
+            the files, or this machine (extra ``ray``). This process writes, in the order of the files.
+        workers: Processes, or CPUs of a Ray that is started here; None for one per core.
         progress: Called with the number of files that are done.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ImportError: If there are HDF5 files, and h5py is missing.
+        ImportError: If there are HDF5 files, and h5py is missing, or if Ray is asked for and missing.
         TypeError: If the architecture is none.
         ValueError: If ``out`` holds another data set, or no file could be read; the message names the first reason.
     """
@@ -83,6 +95,7 @@ def convert(
         raise TypeError(f"architecture: expected an Architecture, got {type(architecture).__name__}")
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk!r}")
+    check_executor("convert", executor, workers)
     sources, folder = files_of(paths), absolute(out)
     key = labels if isinstance(labels, str) else None
     work = {
@@ -107,28 +120,90 @@ def convert(
         count += len(rows)
         rows.clear()
 
-    for number, path in enumerate(sources):
-        if number not in done:
+    reading = [number for number in range(len(sources)) if number not in done]
+    size = 1 if executor == "serial" else _TOGETHER
+    of_key = (*ignore, *([key] if key else []))
+    starts = range(0, len(reading), size)
+    tasks = [
+        _Reading(tuple(sources[i] for i in reading[j : j + size]), architecture, names, of_key, key) for j in starts
+    ]
+    seen = 0
+
+    def advance(until: int) -> None:
+        nonlocal seen
+        while seen < until:
+            seen += 1
+            if progress is not None:
+                progress(seen)
+
+    for first, answers in zip(starts, spread(_Reading.read, tasks, executor, workers), strict=True):
+        for number, answer in zip(reading[first : first + size], answers, strict=True):
+            path = sources[number]
+            advance(number)
             try:
-                element, label = _network(path, architecture, names, (*ignore, *([key] if key else [])), key)
+                element, label = answer.opened(architecture)
                 if dtype is not None and element.dtype != dtype:
                     raise ValueError(f"expected {dtype} as in the files before, got {element.dtype}")
                 rows.append((number, element, labels(path) if callable(labels) else label))
                 dtype = element.dtype
-            except ImportError:  # of h5py: no file is to blame
-                raise
-            except Exception as error:  # a damaged file fails in any way; the reason is told
+            except _Refused as error:
+                refused[path] = str(error)
+            except Exception as error:  # of the caller's labels, too
                 refused[path] = f"{type(error).__name__}: {error}"
-        if len(rows) == chunk:
-            write()
-        if progress is not None:
-            progress(number + 1)
+            if len(rows) == chunk:
+                write()
+            advance(number + 1)
+    advance(len(sources))
     if rows:
         write()
     if not count:
         path, reason = next(iter(refused.items()))
         raise ValueError(f"none of {len(sources)} files could be read, first {path}: {reason}")
     return Converted(sources, count, refused)
+
+
+class _Refused(Exception):
+    """Why a file is not taken."""
+
+
+class _Answer(NamedTuple):
+    """What is in a file, as bytes, which go from process to process: safetensors, or why there are none."""
+
+    content: bytes
+    refused: str
+
+    def opened(self, architecture: Architecture) -> tuple[WeightSpaceElement, Any]:
+        if self.refused:
+            raise _Refused(self.refused)
+        tensors = from_bytes(self.content)
+        label = tensors.pop(_LABEL, None)
+        ordered = [tensors[str(i)] for i in range(len(tensors))]
+        return WeightSpaceElement(architecture, (), ()).with_tensors(ordered), label
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One task: some files."""
+
+    paths: tuple[Path, ...]
+    architecture: Architecture
+    names: Mapping[str, str] | None
+    ignore: tuple[str, ...]
+    key: str | None
+
+    def read(self) -> list[_Answer]:
+        """What is in each."""
+        return [self._read(path) for path in self.paths]
+
+    def _read(self, path: Path) -> _Answer:
+        try:
+            element, label = _network(path, self.architecture, self.names, self.ignore, self.key)
+            tensors = {str(i): tensor.contiguous() for i, tensor in enumerate(element.tensors())}
+            return _Answer(to_bytes(tensors if label is None else tensors | {_LABEL: label}), "")
+        except ImportError:  # of h5py: no file is to blame
+            raise
+        except Exception as error:  # a damaged file fails in any way; the reason is told
+            return _Answer(b"", f"{type(error).__name__}: {error}")
 
 
 def files_of(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
