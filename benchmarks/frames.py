@@ -130,9 +130,11 @@ def run(args: argparse.Namespace, training: Training) -> None:
     counts = args.split
     if counts is not None and sum(counts) > len(labels):
         raise SystemExit(f"--split: expected at most {len(labels)} networks together, got {sum(counts)}")
-    path = args.out / f"{args.dataset}{'' if args.reader == 'mlp' else '-' + args.reader}.json"
+    # What another convention has made is another data set.
+    dataset = args.dataset if args.fits is not None or args.convention == "authors" else f"digits-{args.convention}"
+    path = args.out / f"{dataset}{'' if args.reader == 'mlp' else '-' + args.reader}.json"
     results: dict[str, Any] = {
-        "dataset": args.dataset,
+        "dataset": dataset,
         "networks": len(labels),
         "split": counts if counts is not None else "four fifths to train, the rest to test, drawn per seed",
         "median_psnr": float(psnr.median()),

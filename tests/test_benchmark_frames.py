@@ -137,3 +137,12 @@ def test_sets_are_compared(tmp_path, monkeypatch):
     assert set(results) == {"random, permutation", "random, auto"}
     assert all(0 < result["mean_ratio"] <= result["largest_ratio"] < 1.2 for result in results.values())
     assert merging.table_of({"results": results}).count("\n") == 4
+
+
+def test_digits_of_another_convention_have_results_of_their_own(fits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frames, "fit_digits", lambda folder, convention: fits)
+    for convention in ("authors", "siren"):
+        more = ["--seeds", 2, "--epochs", 1, "--rows", "raw weights", "--out", tmp_path]
+        run(monkeypatch, "--convention", convention, *more)
+    names = {path.stem: json.loads(path.read_text())["dataset"] for path in tmp_path.glob("*.json")}
+    assert names == {"digits": "digits", "digits-siren": "digits-siren"}
