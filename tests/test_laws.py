@@ -70,6 +70,18 @@ def test_graph_and_modes(case: Case, graph: bool):
 
 
 @every_case
+@pytest.mark.parametrize("batch", [(1,), (5,), (2, 3)])
+def test_networks_without_hidden_spaces_are_refused_or_obey_the_laws(case: Case, batch: tuple[int, ...]):
+    architecture = Architecture.mlp((case.inputs[-1], 2), [])
+    try:
+        case.transform.check(architecture)
+    except ValueError:
+        return
+    element = random_element(architecture, batch)
+    check_transform(case.transform, element, targets_for(element.batch_shape), graph=False)
+
+
+@every_case
 def test_a_whole_call_compiles_for_batches_of_any_size(case: Case):
     torch._dynamo.reset()
     compiled = torch.compile(case.transform, backend="eager")

@@ -248,7 +248,7 @@ def _unflatten(tensors: Any, context: tuple[Architecture, tuple[bool, ...]]) -> 
     rest = iter(tensors)
     slots = [next(rest) if given else None for given in present]
     n = len(slots) // 4
-    return GroupElement(architecture, *[tuple(slots[i : i + n]) for i in range(0, 4 * n, n)])
+    return GroupElement(architecture, *[tuple(slots[i * n : (i + 1) * n]) for i in range(4)])
 
 
 pytree.register_pytree_node(GroupElement, _flatten, _unflatten)

@@ -223,6 +223,10 @@ class PermutedMixup(Mixup):
     diverse than Mixup, and as far from aligned. Source: paper section 4 ("randomized weight space mixup").
     """
 
+    def check(self, architecture: Architecture) -> None:
+        super().check(architecture)
+        Permute().check(architecture)
+
     def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
         group = Permute().sample(element, generator=generator)
         if self.pool is None and params.lam.numel() == 1:
