@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.trials import soak
+from benchmarks.trials import kills, soak
 from tests.commands import run_command
 from weightaug import Permute, WeightSpaceElement
 
@@ -35,3 +35,26 @@ def test_a_soak_finds_a_transform_that_does_not_keep_the_function(tmp_path, monk
 
     with pytest.raises(AssertionError, match=r"case \d+: .*Permute"):
         run()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on; the trial forks on purpose
+def test_some_kills(tmp_path, monkeypatch):
+    pytest.importorskip("tqdm")
+    pytest.importorskip("sklearn")
+    run_command(monkeypatch, kills, "--count", 3, "--log", tmp_path / "log", "--output", tmp_path)
+    figures = json.loads((tmp_path / "kills.json").read_text())["figures"]
+    assert figures["kills"] >= 3
+    assert figures["networks or cells that were not the same"] == 0
+    before = len((tmp_path / "log").read_text().splitlines())
+    run_command(monkeypatch, kills, "--count", 3, "--log", tmp_path / "log", "--output", tmp_path)
+    assert len((tmp_path / "log").read_text().splitlines()) == before  # what is done is kept
+
+
+def test_other_networks_after_a_kill_would_be_found(tmp_path, monkeypatch):
+    kills.append(tmp_path / "a")
+    expected = kills.state_of(tmp_path / "a")
+    assert kills.state_of(tmp_path / "a") == expected != {}
+    plain = kills.networks
+    monkeypatch.setattr(kills, "networks", lambda count: plain(count).map(lambda t: t + 1e-7))
+    kills.append(tmp_path / "b")
+    assert kills.state_of(tmp_path / "b") != expected
