@@ -87,6 +87,48 @@ class UNet(nn.Module):
         return self.out(torch.cat([torch.relu(self.up(y)), x], 1))
 
 
+class BasicBlock(nn.Module):
+    """Two convolutions around a skip, which has a convolution of its own where shapes change."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        changes = stride != 1 or before != width
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if changes else None
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 with its usual names of parameters. Source: He et al. (2015), table 1."""
+
+    def __init__(self, width: int = 64, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        before = width
+        for i in range(4):
+            wide = width * 2**i
+            blocks = nn.Sequential(BasicBlock(before, wide, 1 if i == 0 else 2), BasicBlock(wide, wide, 1))
+            self.add_module(f"layer{i + 1}", blocks)
+            before = wide
+        self.fc = nn.Linear(before, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        for i in range(4):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.fc(x.mean((2, 3)))
+
+
 def _transformers(name: str, config: str, kind: str, **settings: Any) -> Callable[[], tuple[nn.Module, Any]]:
     def make() -> tuple[nn.Module, Any]:
         if importlib.util.find_spec("transformers") is None:

@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 
 from tests.families import FAMILIES, UNet, WildPark, exercised
 from weightaug import (
-    Activation,
     AlignedMixup,
     Architecture,
     Compose,
@@ -29,8 +28,6 @@ from weightaug import (
     Rotate,
     SirenBias,
     SirenNegation,
-    Space,
-    TensorSpec,
     Transform,
     WeightSpaceElement,
     act,
@@ -200,44 +197,6 @@ def test_architectures_survive_json_and_pickle():
     torch.testing.assert_close(copy(inputs), element(inputs))
     with pytest.raises(ValueError, match="to_modules"):
         WeightSpaceElement(Architecture.from_json(arch.to_json()), element.weights, ())(inputs)
-
-
-def test_a_hand_written_table_agrees_with_the_traced_one():
-    _, _, element = traced("wild_park_relu")
-    arch = element.architecture
-    relu, norm = Activation("relu"), Activation("batch_norm")
-    sizes = {"a": 6, "post_a": 6, "b": 6, "c": 5, "post_c": 5}
-    spaces = (
-        Space("a", 6, norm), Space("post_a", 6, relu, permutes_with="a"), Space("b", 6, norm, permutes_with="a"),
-        Space("c", 5, norm), Space("post_c", 5, relu, permutes_with="c"),
-    )  # fmt: skip
-    table = {
-        "first.weight": "+a 1 3 3", "first.bias": "+a", "second.weight": "+b -post_a 3 3", "second.bias": "+b",
-        "third.weight": "+c -post_a 3 3", "third.bias": "+c",
-        **{f"norms.{i}.{n}": f"+{s}" for i, s in enumerate(("post_a", "post_a", "post_c")) for n in ("weight", "bias")},
-        **{f"norms.{i}.running_mean": f"+{s}" for i, s in enumerate("abc")},
-        **{f"norms.{i}.running_var": f"2{s}" for i, s in enumerate("abc")},
-        "head.weight": "3 -post_c", "head.bias": "3",
-    }  # fmt: skip
-    names = [spec.name for spec in arch.tensors]
-    assert set(table) == set(names)
-    hand = Architecture(
-        spaces,
-        tensors=tuple(TensorSpec.parse(n, table[n], sizes, 1e-5 if n.endswith("var") else None) for n in names),
-    )
-    ours = {s.name: s for s in arch.hidden}
-    pairs: dict[str, str] = {}  # names are free: go by what the tensors say
-    for mine, theirs in zip(hand.tensors, arch.tensors, strict=True):
-        flat = [[f.roles for axis in spec.axes for section in axis for f in section] for spec in (mine, theirs)]
-        for x, y in zip(*flat, strict=True):
-            assert len(x) == len(y)
-            for (m, d), (t, e) in zip(x, y, strict=True):
-                assert d == e
-                assert pairs.setdefault(m, t) == t
-    assert sorted(pairs.values()) == sorted(ours)
-    for space in spaces:
-        other = ours[pairs[space.name]]
-        assert (other.size, other.activation) == (space.size, space.activation)
 
 
 def test_describe_says_who_writes_and_reads():
