@@ -150,16 +150,7 @@ def run(count: int, seed: int, log: Path, told: Callable[[str], None], *, check:
     # A row stands for the file as it was: after a change of the file it is made again.
     done = {(row["file"], row["id"]): row for row in known}
     rows = []
-    for name in (
-        "torch",
-        "numpy",
-        "scipy.optimize",
-        "scipy.stats",
-        "hypothesis",
-        "pytest",
-        "safetensors.torch",
-        "numba",
-    ):
+    for name in IMPORTED:
         importlib.import_module(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, open(log, "a", encoding="utf-8") as out:
