@@ -129,6 +129,7 @@ def test_what_killed_writers_left_is_cleared_but_not_what_living_ones_write(fold
         go(dies)
         assert dies.wait(100) == 9
     assert len(list(folder.glob(".*.tmp"))) == 1
+    (folder / ".tmp8AkeuT").write_bytes(b"of safetensors, killed while it wrote")
     assert len(load(folder).element) == 7
     append(folder, random_element(SIREN, (2,)), torch.arange(2))
     assert not list(folder.glob(".*"))

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.trials import kills, soak
+from benchmarks.trials import kills, mutants, mutations, page, records, soak
 from tests.commands import run_command
 from weightaug import Permute, WeightSpaceElement
 
@@ -58,3 +58,57 @@ def test_other_networks_after_a_kill_would_be_found(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "networks", lambda count: plain(count).map(lambda t: t + 1e-7))
     kills.append(tmp_path / "b")
     assert kills.state_of(tmp_path / "b") != expected
+
+
+SOURCE = """
+def f(a: int, b: int = 2) -> int:
+    if a > b and not done:
+        raise ValueError(f"{a + 1} is too large")
+    total = 0
+    for i in range(a):
+        total += g(i, scale=3.5)
+    return total
+"""
+
+
+def test_changes_are_small_and_leave_out_texts_and_annotations():
+    changes = [mutations.mutated(SOURCE, i) for i in range(mutations.count_of(SOURCE))]
+    plain = mutations.ast.unparse(mutations.ast.parse(SOURCE))
+    assert len({change.source for change in changes}) == len(changes)
+    assert plain not in {change.source for change in changes}
+    told = {(change.what, change.after) for change in changes}
+    assert {
+        ("comparison", "if a >= b and (not done):"),
+        ("and, or", "if a > b or not done:"),
+        ("sign or not", "if a > b and done:"),
+        ("condition", "if not (a > b and (not done)):"),
+        ("constant", "def f(a: int, b: int=3) -> int:"),
+        ("constant", "total += g(i, scale=8.0)"),
+        ("argument scale", "total += g(i)"),
+        ("operator", "total -= g(i, scale=3.5)"),
+        ("deleted", "pass"),
+        ("returned", "return None"),
+    } <= told
+    assert all("a + 1" in change.source or change.what == "deleted" for change in changes)
+    with pytest.raises(IndexError):
+        mutations.mutated(SOURCE, len(changes))
+
+
+def test_every_file_has_tests_and_a_sample_is_the_same_for_a_seed():
+    assert all(len(mutants.tests_of(file)) > 2 for file in mutants.files())
+    assert mutants.sample(20, 0) == mutants.sample(40, 0)[:20] != mutants.sample(20, 1)
+
+
+def test_the_page_is_that_of_the_records(tmp_path):
+    copy = tmp_path / "tried.md"
+    copy.write_text(page.PAGE.read_text())
+    page.write_tables(
+        copy,
+        {
+            name: page.section(record)
+            for name, record in records.read_records().items()
+            if name in page.tables_in(copy.read_text())
+        },
+    )
+    assert copy.read_text() == page.PAGE.read_text(), "run: python benchmarks/trials/page.py"
+    assert set(records.read_records()) <= set(page.tables_in(copy.read_text()))

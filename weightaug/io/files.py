@@ -15,7 +15,7 @@ __all__ = ["AnyPath", "absolute", "clear", "file_mode", "locked", "make_folder",
 AnyPath = str | os.PathLike[str]
 
 _LOCK = ".lock"
-_TEMPORARY = ".*.tmp"
+_TEMPORARY = (".*.tmp", ".tmp??????")  # ours, and those that safetensors makes beside them while it writes
 _PATIENCE = 600.0  # seconds
 
 _Take = Callable[[int], None]
@@ -63,7 +63,8 @@ def clear(folder: Path, pattern: str, kept: set[str]) -> None:
 
     Only for the holder of the lock: every living writer waits for it, so these files are nobody's.
     """
-    for file in [*folder.glob(_TEMPORARY), *(f for f in folder.glob(pattern) if f.name not in kept)]:
+    left = [file for name in _TEMPORARY for file in folder.glob(name)]
+    for file in [*left, *(f for f in folder.glob(pattern) if f.name not in kept)]:
         with suppress(OSError):  # Windows keeps a file that a reader has mapped; a later writer removes it
             file.unlink()
 
