@@ -32,7 +32,7 @@ def unflat(group: GroupElement, x: WeightSpaceElement) -> GroupElement:
     smallest = torch.finfo(x.dtype).tiny
 
     def back(t: Tensor) -> Tensor:
-        t = t.reshape(*x.batch_shape, t.shape[-1])
+        t = t.reshape(*x.batch_shape, *t.shape[1:])
         if t.is_floating_point():
             return (t.abs().clamp(smallest, 1 / smallest) * t.sign()).to(x.device, x.dtype)
         return t.to(x.device)

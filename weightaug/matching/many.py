@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from weightaug.matching.canonical import balance, flat64, unflat
 from weightaug.matching.moves import Moves
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
 from weightaug.matching.surroundings import undisturbed
-from weightaug.matching.weight import check_starts, match, solve, working_device
+from weightaug.matching.table import match_table, neutral
+from weightaug.matching.weight import check_declared, check_starts, match, solve, working_device
 
 __all__ = ["align_to", "match_many"]
 
@@ -90,24 +92,31 @@ def match_many(
             f"match_many: expected sets of networks, batch shape (*batch, k) with k >= 1, got {tuple(x.batch_shape)}"
         )
     check_finite(x, "x")
-    rules = resolve(x.architecture, symmetry)
     check_starts(starts)
+    settings: dict[str, Any] = {"starts": starts, "max_sweeps": max_sweeps}
+    aligner: _Layers | _Table | None
+    if x.architecture.is_declared:
+        check_declared(symmetry, starts)
+        aligner = _Table(symmetry == "auto", **settings)
+    else:
+        rules = resolve(x.architecture, symmetry)
+        aligner = _Layers(rules, **settings) if rules else None
     k = x.batch_shape[-1]
-    flat = flat64(x, working_device(x)).map(lambda t: t.unflatten(0, (len(t) // k, k)))
+    device = torch.device("cpu") if x.architecture.is_declared else working_device(x)
+    flat = flat64(x, device).map(lambda t: t.unflatten(0, (len(t) // k, k)))
     networks = [flat[:, i] for i in range(k)]
     group = GroupElement.identity(x.architecture)
-    if rules and len(flat):
-        settings: dict[str, Any] = {"starts": starts, "max_sweeps": max_sweeps}
-        still = [_explicit(network, rules) for network in networks]
+    if aligner is not None and len(flat):
+        still = [aligner.still(network) for network in networks]
         begin = [still]
         for reference in networks[: _REFERENCES if k > 1 else 0]:
-            there = [_placed(reference, network, rules, **settings) for network in networks]
+            there = [aligner.placed(reference, network) for network in networks]
             to_first = there[0].inverse()  # distances are measured in its scales
             begin.append([still[0], *(to_first @ group for group in there[1:])])
         together = [cat([network] * len(begin)) for network in networks]
         joined_starts = [GroupElement.cat(start) for start in zip(*begin, strict=True)]
         turns = _orders(k)
-        ends = [_merge(together, joined_starts, rules, turn, max_rounds, **settings) for turn in turns]
+        ends = [_merge(together, joined_starts, aligner, turn, max_rounds) for turn in turns]
         groups = [GroupElement.cat(both) for both in zip(*(groups for groups, _ in ends), strict=True)]
         spread = torch.cat([spread for _, spread in ends])
         begin = begin * len(turns)
@@ -132,41 +141,73 @@ def _orders(k: int) -> list[list[int]]:
     return [forward, forward[::-1], *(torch.randperm(k, generator=fixed).tolist() for _ in range(2))]
 
 
-def _explicit(x: WeightSpaceElement, rules: Sequence[Rule]) -> GroupElement:
-    """The identity with a tensor for every part that the rules allow."""
-    group = Moves.identity(x, rules).group(x.architecture)
-    ones = [torch.ones_like(p, dtype=x.dtype) for p in group.permutation if p is not None]
-    scale = tuple(one if rule.scale else a for rule, a, one in zip(rules, group.scale, ones, strict=True))
-    return GroupElement.of(x.architecture, permutation=group.permutation, scale=scale, shift=group.shift)
+@dataclass(frozen=True)
+class _Layers:
+    """How networks that are declared by layers are aligned, with rules for each space."""
+
+    rules: tuple[Rule, ...]
+    starts: Sequence[str]
+    max_sweeps: int
+
+    def still(self, x: WeightSpaceElement) -> GroupElement:
+        """The identity with a tensor for every part that the rules allow."""
+        group = Moves.identity(x, self.rules).group(x.architecture)
+        ones = [torch.ones_like(p, dtype=x.dtype) for p in group.permutation if p is not None]
+        scale = tuple(one if rule.scale else a for rule, a, one in zip(self.rules, group.scale, ones, strict=True))
+        return GroupElement.of(x.architecture, permutation=group.permutation, scale=scale, shift=group.shift)
+
+    def placed(self, a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
+        """What aligns b to a, in the scales of a."""
+        balance_a, balance_b = balance(a, self.rules), balance(b, self.rules)
+        pair = act(a, balance_a), act(b, balance_b)
+        moves, _ = solve(*pair, self.rules, self.starts, max_sweeps=self.max_sweeps)
+        return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
+
+    def step(self, mean: WeightSpaceElement, own: WeightSpaceElement, *, scales: bool) -> GroupElement:
+        """What brings a network nearer to the mean of the others, from where it is."""
+        names = ("identity", *(name for name in self.starts if name != "identity"))
+        moves, _ = solve(mean, own, self.rules, names, max_sweeps=self.max_sweeps)
+        step = moves.group(own.architecture)
+        return _nearer_scales(mean, act(own, step), self.rules) @ step if scales else step
 
 
-def _placed(a: WeightSpaceElement, b: WeightSpaceElement, rules: Sequence[Rule], **settings: Any) -> GroupElement:
-    """What aligns b to a, in the scales of a."""
-    balance_a, balance_b = balance(a, rules), balance(b, rules)
-    moves, _ = solve(act(a, balance_a), act(b, balance_b), rules, **settings)
-    return balance_a.inverse() @ moves.group(a.architecture) @ balance_b
+@dataclass(frozen=True)
+class _Table:
+    """How networks that are declared tensor by tensor are aligned: permutations and orthogonal maps, no scales."""
+
+    maps: bool
+    starts: Sequence[str]
+    max_sweeps: int
+
+    def still(self, x: WeightSpaceElement) -> GroupElement:
+        """The identity with a tensor for every part that is found."""
+        return neutral(x.architecture, len(x), self.maps, x.dtype)
+
+    def placed(self, a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
+        """What aligns b to a."""
+        return match_table(a, b, maps=self.maps, max_sweeps=self.max_sweeps, starts=self.starts)
+
+    def step(self, mean: WeightSpaceElement, own: WeightSpaceElement, *, scales: bool) -> GroupElement:
+        """What brings a network nearer to the mean of the others, from where it is."""
+        names = ("identity", *(name for name in self.starts if name != "identity"))
+        return match_table(mean, own, maps=self.maps, max_sweeps=self.max_sweeps, starts=names)
 
 
 def _merge(
     networks: Sequence[WeightSpaceElement],
     groups: Sequence[GroupElement],
-    rules: Sequence[Rule],
+    aligner: _Layers | _Table,
     turn: Sequence[int],
     max_rounds: int,
-    *,
-    starts: Sequence[str],
-    max_sweeps: int,
 ) -> tuple[list[GroupElement], Tensor]:
     """Aligns each of k networks to the mean of the others, in turns, for every set of a batch.
 
     Args:
         networks: k flat float64 batches ``(S,)``.
         groups: Where they start.
-        rules: The symmetries in use.
+        aligner: How one network is aligned to others.
         turn: The order of the networks in each round.
         max_rounds: Limit on the rounds.
-        starts: Where each alignment starts, besides where the network is.
-        max_sweeps: As for :func:`match`.
 
     Returns:
         Where they end, and the sums of their squared distances to their mean, ``(S,)``.
@@ -177,16 +218,12 @@ def _merge(
     count, arch = len(networks), networks[0].architecture
     spread = _spread(placed, total)
     todo = torch.arange(len(total), device=total.device)
-    names = ("identity", *(name for name in starts if name != "identity"))
     for _ in range(max_rounds if count > 1 else 0):
         for i in turn:
             own = placed[i][todo]
             others = (total[todo] - own.flatten()) / (count - 1)
             mean = WeightSpaceElement.unflatten(arch, others)
-            moves, _ = solve(mean, own, rules, names, max_sweeps=max_sweeps)
-            step = moves.group(arch)
-            if i > 0:  # the first one keeps its scales, or all would shrink together
-                step = _nearer_scales(mean, act(own, step), rules) @ step
+            step = aligner.step(mean, own, scales=i > 0)  # the first keeps its scales, or all would shrink together
             new = act(own, step)
             # Rounding aside, it is never farther from the others than it was.
             worse = (new.flatten() - others).square().sum(-1) > (own.flatten() - others).square().sum(-1)

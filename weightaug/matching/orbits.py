@@ -51,7 +51,11 @@ def distance(
     """
     check_pair(a, b, verb="measure the distance of")
     if a.architecture.is_declared:
-        forth, back = (match_declared(x, y, symmetry, max_sweeps) for x, y in ((a, b), (b, a)))
+        starts = ("forward",) if starts is INVARIANT_STARTS else starts
+        check_count("max_sweeps", max_sweeps, 1)
+        forth, back = (
+            match_declared(x, y, symmetry, max_sweeps, starts, keep_identity=False) for x, y in ((a, b), (b, a))
+        )
         gaps = [
             torch.stack([(s - t).double().flatten(dims).square().sum(-1) for s, t in zip(x, y, strict=True)]).sum(0)
             for dims in [len(a.batch_shape)]

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from weightaug._table import Move, Plan
+from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
 
-__all__ = ["match_table"]
+__all__ = ["match_table", "neutral"]
 
 # Relative to the scores; smaller gains of the inner product are rounding.
 _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
@@ -54,7 +55,15 @@ def _pieces(index: int, plan: Plan, narrow: tuple[tuple[int, int, int], ...] = (
         start += size
 
 
-def match_table(a: WeightSpaceElement, b: WeightSpaceElement, *, maps: bool, max_sweeps: int) -> GroupElement:
+def match_table(
+    a: WeightSpaceElement,
+    b: WeightSpaceElement,
+    *,
+    maps: bool,
+    max_sweeps: int,
+    starts: Sequence[str],
+    keep_identity: bool = True,
+) -> GroupElement:
     """Aligns b to a, pair by pair: permutations of every space, and orthogonal maps of linear ones.
 
     Args:
@@ -62,27 +71,55 @@ def match_table(a: WeightSpaceElement, b: WeightSpaceElement, *, maps: bool, max
         b: The networks to align, likewise.
         maps: Whether linear spaces are turned; else they are permuted.
         max_sweeps: Limit on the sweeps over all spaces.
+        starts: Where the descent starts, ``"identity"`` or ``"forward"`` (after the walk) or both; the best is kept.
+        keep_identity: Whether to return the identity where nothing better is found.
     """
-    work = _Work(a, b, maps)
+    best = neutral(a.architecture, len(a), maps, b.dtype)
     if not len(a):
-        return work.group
-    work.walk()
+        return best
+    reached = _inner(a.tensors(), b.tensors())
+    if not keep_identity:
+        reached.fill_(-torch.inf)
+    for name in starts:
+        group = _descend(_Work(a, b, maps), max_sweeps, walk=name == "forward")
+        value = _inner(a.tensors(), act(b, group).tensors())
+        closer = value >= reached  # never further apart than before
+        best = group if bool(closer.all()) else _replaced(best, closer.nonzero().squeeze(1), group[closer])
+        reached = torch.maximum(reached, value)
+    return best
+
+
+def neutral(arch: Architecture, count: int, maps: bool, dtype: torch.dtype) -> GroupElement:
+    """The identity, with all parts that matching finds, for a flat batch."""
+    permutation: list[Tensor | None] = []
+    turned: list[Tensor | None] = []
+    for s, (space, shape) in enumerate(zip(arch.hidden, arch.slot_shapes, strict=True)):
+        turns, own = space.linear and maps, arch.masters[s] == s
+        permutation.append(torch.arange(space.size).repeat(count, *shape[:-1], 1) if own and not turns else None)
+        turned.append(torch.eye(space.size, dtype=dtype).repeat(count, *shape[:-1], 1, 1) if turns else None)
+    none = (None,) * len(permutation)
+    return GroupElement(arch, tuple(permutation), none, none, tuple(turned))
+
+
+def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> GroupElement:
+    """Sweeps until no space of any pair gains."""
+    if walk:
+        work.walk()
+    count = len(work.a[0])
     group = work.group
-    left = torch.arange(len(a))  # the pairs that may gain
+    left = torch.arange(count)  # the pairs that may gain
     gained = work.may_gain()
     for _ in range(max_sweeps):
-        count = int(gained.sum())
-        if not count:
+        rest = int(gained.sum())
+        if not rest:
             break
-        if count < 0.9 * len(left):  # what has come to rest is left out
+        if rest < 0.9 * len(left):  # what has come to rest is left out
             chosen = gained.nonzero().squeeze(1)
             left = left[chosen]
             work = work.only(chosen)
         gained = work.sweep()
-        group = work.group if len(left) == len(a) else _replaced(group, left, work.group)
-    # Never further apart than before.
-    closer = _inner(a.tensors(), act(b, group).tensors()) >= _inner(a.tensors(), b.tensors())
-    return group if bool(closer.all()) else _only(group, closer)
+        group = work.group if len(left) == count else _replaced(group, left, work.group)
+    return group
 
 
 def _replaced(group: GroupElement, rows: Tensor, part: GroupElement) -> GroupElement:
@@ -92,13 +129,8 @@ def _replaced(group: GroupElement, rows: Tensor, part: GroupElement) -> GroupEle
         pairs = zip(whole, new, strict=True)
         return tuple([None if w is None or n is None else w.index_copy(0, rows, n) for w, n in pairs])
 
-    return GroupElement(
-        group.architecture,
-        put(group.permutation, part.permutation),
-        group.scale,
-        group.shift,
-        put(group.maps, part.maps),
-    )
+    permutation, maps = put(group.permutation, part.permutation), put(group.maps, part.maps)
+    return GroupElement(group.architecture, permutation, group.scale, group.shift, maps)
 
 
 def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
@@ -147,7 +179,7 @@ class _Work:
         self.maps = maps
         self.a = a.tensors()
         self.b = b
-        self.group = GroupElement.identity(arch)
+        self.group = neutral(arch, len(a), maps, b.dtype)
         self.pieces = [piece for i, plan in enumerate(arch.plan) for piece in _pieces(i, plan)]
         slots = [s for s in range(len(arch.hidden)) if arch.masters[s] == s]
         self.inner: dict[int, list[int]] = {s: [] for s in slots}
@@ -219,7 +251,11 @@ class _Work:
         return count
 
     def _relevant(self, slot: int, settled: set[int] | None, own: set[int]) -> list[_Piece]:
-        return [p for p in self.pieces if slot in p.slots and (settled is None or p.slots <= settled | own)]
+        pieces = [p for p in self.pieces if slot in p.slots]
+        if settled is None:
+            return pieces
+        # A piece that follows a space twice stands against itself, not against something settled.
+        return [p for p in pieces if p.slots <= settled | own and self._alone(p, slot)]
 
     def _settle(self, slot: int) -> Tensor:
         """Moves one space, and what lies within it, to the best place; whether a pair gained, ``(B,)``."""

@@ -37,9 +37,19 @@ from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.table import match_table
 from weightaug.matching.wide import WIDE
 
-__all__ = ["DEFAULT_STARTS", "STARTS", "check_starts", "match", "match_declared", "solve", "working_device"]
+__all__ = [
+    "DEFAULT_STARTS",
+    "STARTS",
+    "check_declared",
+    "check_starts",
+    "match",
+    "match_declared",
+    "solve",
+    "working_device",
+]
 
 STARTS = ("identity", "reverse", "forward", "backward", "anneal", "canonical", "random")
+DECLARED_STARTS = ("identity", "forward")  # of networks that are declared tensor by tensor
 DEFAULT_STARTS = ("forward",)
 _KICKS = (0.5, 1.0)  # parts of the neurons of a space that kicks move, in turns; fewer mostly fall back
 
@@ -77,7 +87,8 @@ def match(
     distance is the one between the balanced networks, and b ends in the scales of a.
 
     Networks that are declared tensor by tensor (``Architecture.from_module``) are matched by a walk and a descent over
-    permutations, heads with the best orthogonal map of their inside; factors stay as they are.
+    permutations, heads with the best orthogonal map of their inside; factors stay as they are. They start from
+    ``"forward"``, ``"identity"`` or both.
 
     ``method="activation"`` matches the values of the hidden neurons at ``points`` instead, one assignment
     per space.
@@ -123,12 +134,13 @@ def match(
     """
     check_pair(a, b, values=False)
     if a.architecture.is_declared:
-        if method != "weight" or starts is not None or kicks or points is not None:
+        if method != "weight" or kicks or points is not None:
             raise ValueError(
-                "networks that are declared tensor by tensor are matched by method='weight' without starts, kicks or "
-                f"points, got method={method!r}, starts={starts!r}, kicks={kicks}"
+                "networks that are declared tensor by tensor are matched by method='weight' without kicks or points, "
+                f"got method={method!r}, kicks={kicks}, points {'missing' if points is None else 'given'}"
             )
-        return match_declared(a, b, symmetry, max_sweeps)
+        check_count("max_sweeps", max_sweeps, 1)
+        return match_declared(a, b, symmetry, max_sweeps, ("forward",) if starts is None else starts)
     rules = resolve(a.architecture, symmetry)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
@@ -218,13 +230,37 @@ def _match_at_once(
     )
 
 
-def match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symmetry, max_sweeps: int) -> GroupElement:
-    """What :func:`match` does for networks that are declared tensor by tensor."""
+def check_declared(symmetry: Symmetry, starts: Sequence[str]) -> None:
+    """Checks what is asked for in networks that are declared tensor by tensor.
+
+    Raises:
+        ValueError: If the symmetry or a start is not known there.
+    """
+    check_starts(starts)
     if symmetry not in ("auto", "permutation"):
         raise ValueError(
             "networks that are declared tensor by tensor are matched with symmetry='auto' (permutations, and "
             f"orthogonal maps of linear spaces) or 'permutation', got {symmetry!r}"
         )
+    unknown = [name for name in starts if name not in DECLARED_STARTS]
+    if unknown:
+        raise ValueError(
+            f"networks that are declared tensor by tensor are matched from {DECLARED_STARTS}, got the start "
+            f"{unknown[0]!r}; leave it out"
+        )
+
+
+def match_declared(
+    a: WeightSpaceElement,
+    b: WeightSpaceElement,
+    symmetry: Symmetry,
+    max_sweeps: int,
+    starts: Sequence[str],
+    *,
+    keep_identity: bool = True,
+) -> GroupElement:
+    """What :func:`match` does for networks that are declared tensor by tensor."""
+    check_declared(symmetry, starts)
     dims = len(a.batch_shape)
     precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
@@ -232,7 +268,14 @@ def match_declared(a: WeightSpaceElement, b: WeightSpaceElement, symmetry: Symme
         moved = x.map(lambda t: t.detach().to("cpu", precision))
         return moved.map(lambda t: t.flatten(0, dims - 1) if dims else t.unsqueeze(0))
 
-    group = match_table(flat(a), flat(b), maps=symmetry == "auto", max_sweeps=max_sweeps)
+    group = match_table(
+        flat(a),
+        flat(b),
+        maps=symmetry == "auto",
+        max_sweeps=max_sweeps,
+        starts=starts,
+        keep_identity=keep_identity,
+    )
 
     def back(t: Tensor) -> Tensor:
         t = t.reshape(*a.batch_shape, *t.shape[1:]).to(a.device)

@@ -1,0 +1,165 @@
+"""Networks declared tensor by tensor: sets aligned jointly and to one, starts, and the distance, on real modules."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.families import Depthwise, ResNet18, WildPark, exercised
+from weightaug import GroupElement, HeadRotation, Permute, ReLUScale, WeightSpaceElement, act, stack
+from weightaug.adapters import from_modules
+from weightaug.matching import align_to, distance, match, match_many
+
+MODULES = {
+    "batch_norm": (lambda: WildPark(), (1, 9, 9)),
+    "no_norm": (lambda: WildPark(norm=False), (1, 9, 9)),
+    "grouped": (lambda: Depthwise(), (3, 6, 6)),
+    "resnet18": (lambda: ResNet18(4, 3), (3, 32, 32)),
+    "attention": (lambda: nn.TransformerEncoderLayer(12, 3, 20, batch_first=True), (5, 12)),
+}
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+@functools.cache
+def trained_apart(name: str) -> tuple[WeightSpaceElement, Tensor]:
+    """Four networks of one kind, and an input for them."""
+    make, shape = MODULES[name]
+    torch.manual_seed(0)
+    x = torch.randn(2, *shape, dtype=torch.float64)
+    element = from_modules([exercised(make()) for _ in range(4)], example_input=x)
+    return moved(element, 11), x  # the same statistics and biases in all would hold them in place
+
+
+def moved(element: WeightSpaceElement, seed: int, *, rotate: bool = True) -> WeightSpaceElement:
+    """A random place in each orbit that matching can bring back."""
+    result = Permute()(element, generator=torch.Generator().manual_seed(seed))
+    if rotate and any(space.linear for space in element.architecture.hidden):
+        result = HeadRotation()(result, generator=torch.Generator().manual_seed(seed + 1))
+    return result
+
+
+def gap(a: WeightSpaceElement, b: WeightSpaceElement) -> float:
+    return max(float((s - t).abs().max()) for s, t in zip(a.tensors(), b.tensors(), strict=True))
+
+
+def squares(a: WeightSpaceElement) -> Tensor:
+    return a.flatten().square().sum(-1)
+
+
+def spread(x: WeightSpaceElement) -> float:
+    """The sum of squared distances to the mean of a set."""
+    return float(squares(x.map(lambda t: t - t.mean(0))).sum())
+
+
+@every_module
+def test_align_to_finds_what_was_planted(name: str):
+    networks, x = trained_apart(name)
+    batch = moved(stack([networks[0]] * 3), 5)
+    aligned = act(batch, align_to(batch, networks[0]))
+    assert gap(aligned, stack([networks[0]] * 3)) < 1e-9
+    assert gap(batch, aligned) > 0.1
+    torch.testing.assert_close(aligned(x), batch(x), rtol=1e-9, atol=1e-9)
+    assert float(distance(batch, stack([networks[0]] * 3)).max()) < 1e-6
+
+
+@every_module
+def test_match_many_finds_what_was_planted(name: str):
+    networks, x = trained_apart(name)
+    sets = moved(stack([stack([networks[i]] * 3) for i in (0, 1)]), 7)  # two sets of three
+    group, centre = match_many(sets)
+    aligned = act(sets, group)
+    assert aligned.batch_shape == (2, 3)
+    assert centre.batch_shape == (2,)
+    for i in range(3):
+        assert gap(aligned[:, i], sets[:, 0]) < 1e-9
+    assert gap(centre, sets[:, 0]) < 1e-9
+    torch.testing.assert_close(centre(x), networks[:2](x), rtol=1e-8, atol=1e-9)
+
+
+@every_module
+def test_match_many_brings_independent_networks_together_and_keeps_what_they_compute(name: str):
+    networks, x = trained_apart(name)
+    group, centre = match_many(networks)
+    aligned = act(networks, group)
+    torch.testing.assert_close(aligned(x), networks(x), rtol=1e-8, atol=1e-9)
+    assert gap(aligned[0], networks[0]) < 1e-12  # all end in the frame of the first
+    assert spread(aligned) < spread(networks)
+    to_first = act(networks, align_to(networks, networks[0]))
+    assert spread(aligned) <= spread(to_first) * (1 + 1e-9)
+    assert gap(centre, aligned.map(lambda t: t.mean(0))) < 1e-12
+
+    maps = [[group[i].inverse() @ group[j] for j in range(4)] for i in range(4)]
+    around = maps[0][1] @ maps[1][2] @ maps[2][3] @ maps[3][0]
+    assert gap(act(networks[0], around), networks[0]) < 1e-9
+
+    other, _ = match_many(networks, starts=("identity",), symmetry="permutation")
+    assert all(t is None for t in other.maps)
+    assert spread(act(networks, other)) < spread(networks)
+
+
+@every_module
+def test_more_starts_never_end_farther_away(name: str):
+    networks, x = trained_apart(name)
+    a, b = networks[:2], networks[2:]
+    apart = lambda g: squares(a.with_tensors([s - t for s, t in zip(a.tensors(), act(b, g).tensors(), strict=True)]))
+    ends = {
+        starts: apart(match(a, b, starts=starts)) for starts in (("identity",), ("forward",), ("identity", "forward"))
+    }
+    both = torch.minimum(ends["identity",], ends["forward",])
+    torch.testing.assert_close(ends["identity", "forward"], both)
+    assert bool((ends["identity",] < apart(GroupElement.identity(a.architecture))).all())
+    found = match(a, b, starts=("identity", "forward"))
+    torch.testing.assert_close(act(b, found)(x), b(x), rtol=1e-9, atol=1e-9)
+
+
+@every_module
+def test_the_distance_sees_no_symmetry_that_it_takes_out(name: str):
+    networks, _ = trained_apart(name)
+    a, b = networks[:2], networks[2:]
+    there = distance(a, b)
+    torch.testing.assert_close(distance(moved(a, 1), moved(b, 2)), there, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(distance(b, a), there)
+    apart = squares(a.with_tensors([s - t for s, t in zip(a.tensors(), b.tensors(), strict=True)])).sqrt()
+    assert bool((there < apart).all())
+
+
+def test_one_network_a_set_of_one_and_empty_batches():
+    networks, _ = trained_apart("batch_norm")
+    alone, centre = match_many(networks[:1])
+    assert gap(act(networks[:1], alone), networks[:1]) == 0
+    assert gap(centre, networks[0]) == 0
+    assert (
+        gap(
+            act(networks[1], match(networks[0], networks[1])), act(networks[1:2], match(networks[:1], networks[1:2]))[0]
+        )
+        == 0
+    )
+    none = networks[:0]
+    assert act(none, match(none, none)).batch_shape == (0,)
+    assert distance(none, none).shape == (0,)
+
+
+def test_what_is_not_known_there_is_refused_with_what_to_do():
+    networks, _ = trained_apart("batch_norm")
+    for call in (
+        lambda: match(networks[:2], networks[2:], starts=("anneal",)),
+        lambda: distance(networks[:2], networks[2:], starts=("backward",)),
+        lambda: match_many(networks, starts=("forward", "backward")),
+    ):
+        with pytest.raises(ValueError, match="leave it out"):
+            call()
+    for call in (
+        lambda: match(networks[:2], networks[2:], symmetry="scale"),
+        lambda: match_many(networks, symmetry=("permutation", "scale")),
+    ):
+        with pytest.raises(ValueError, match="symmetry='auto'"):
+            call()
+    with pytest.raises(ValueError, match="kicks=3"):
+        match(networks[:2], networks[2:], kicks=3)
+    with pytest.raises(ValueError, match="max_sweeps"):
+        match(networks[:2], networks[2:], max_sweeps=0)
+    scaled = ReLUScale(1.5)(networks, generator=torch.Generator().manual_seed(0))  # factors are not matched
+    assert isinstance(match(networks, scaled), GroupElement)
