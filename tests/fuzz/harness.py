@@ -6,6 +6,7 @@ Seeded. 2,000 inputs in all by default; ``WEIGHTAUG_FUZZ=100000 python -m pytest
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -68,6 +69,8 @@ def run(
         if seal is not None:
             seal(file)
         started = time.process_time()
+        if LOG:  # what never comes back is no exception: this ends the process, with a traceback
+            faulthandler.dump_traceback_later(60 * SECONDS, exit=True)
         try:
             read()
             came["read"] += 1
@@ -76,6 +79,9 @@ def run(
             came["refused"] += 1
         except Exception as error:
             raise AssertionError(f"seed {seed}, input {number} of {file.name}: {error!r}, {changed[:200]!r}") from error
+        finally:
+            if LOG:
+                faulthandler.cancel_dump_traceback_later()
         taken = time.process_time() - started
         assert taken < SECONDS, f"seed {seed}, input {number} of {file.name}: {taken:.1f} s, {changed[:200]!r}"
         slowest = max(slowest, taken)

@@ -114,6 +114,16 @@ def test_a_small_file_that_declares_much_is_refused(tmp_path: Path) -> None:
         layouts.neural_field_arena(tmp_path / "a.h5", SIREN)
 
 
+def test_damaged_types_of_hdf5_are_not_read(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["params"], file["labels"] = np.zeros((1, 4), "f4"), np.zeros(1, "i4")
+        # An opaque value that says it was a Python object: reading one may never end.
+        file.create_dataset("param_config", data=np.array(b"12345678", h5py.opaque_dtype(np.dtype("V8"))))
+    with pytest.raises(ValueError, match="param_config: expected numbers or text, got values of type"):
+        layouts.neural_field_arena(tmp_path / "a.h5", SIREN)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"layers":' * 5000, "", "9" * 5000])
 def test_deep_and_empty_json_is_no_architecture(text: str) -> None:
     with pytest.raises((ValueError, TypeError)):

@@ -33,11 +33,15 @@ def open_hdf5(path: Path) -> Any:
 
 
 def array_of(item: Any, path: Path) -> Any:
-    """The values of a data set, unless it declares more than the file can hold.
+    """The values of a data set of numbers or texts, unless it declares more than the file can hold.
 
     Raises:
-        ValueError: If it does: a few bytes may declare terabytes, which reading would fill with zeros.
+        ValueError: If it does: a few bytes may declare terabytes, which reading would fill with zeros. Or if it holds
+            anything else: of damaged types, reading may never come back.
     """
+    h5py: Any = importlib.import_module("h5py")
+    if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
+        raise ValueError(f"{path}: {item.name}: expected numbers or text, got values of type {item.dtype}")
     most = _MOST * path.stat().st_size
     if item.nbytes > most:
         raise ValueError(f"{path}: {item.name} declares {item.nbytes:,} bytes in a file of {path.stat().st_size:,}")
