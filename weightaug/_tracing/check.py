@@ -65,7 +65,14 @@ def check_symmetries(module: nn.Module, architecture: Architecture, example_inpu
     element = WeightSpaceElement(architecture, tensors, ())
     moved = act(element, random_symmetry(architecture, torch.Generator().manual_seed(0)))
     with torch.no_grad():
-        expected = exact(*args, **kwargs)
+        try:
+            expected = exact(*args, **kwargs)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(module).__name__} does not run in double precision, in which its symmetries are checked: "
+                f"{str(error).splitlines()[0]}; make its tensors in the dtype of its input (x.new_zeros(...), "
+                "dtype=x.dtype), or leave the check out with check=False"
+            ) from error
         changed = dict(zip([s.name for s in architecture.tensors], moved.weights, strict=True))
         got = torch.func.functional_call(exact, changed, args, kwargs)
     for one, other in zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True):

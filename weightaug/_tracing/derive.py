@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from weightaug._tracing import rules, rules_layers
 from weightaug._tracing.calls import RULES, Call
@@ -16,7 +18,7 @@ from weightaug._tracing.check import check_symmetries
 from weightaug._tracing.dims import fix, fresh
 from weightaug._tracing.emit import emit
 from weightaug._tracing.evaluation import arguments, skeleton
-from weightaug._tracing.values import Refused, Value, fixed
+from weightaug._tracing.values import Refused, Value, constant, fixed
 from weightaug.architecture import Architecture
 
 __all__ = ["derive"]
@@ -25,6 +27,11 @@ __all__ = ["derive"]
 _ = (rules, rules_layers)
 
 _LOOKS_AT_STALE = {"select", "unbind", "transpose", "permute", "view", "reshape", "contiguous", "squeeze", "unsqueeze"}
+_CONSTANTS = {
+    f"{before}{name}{after}": "zero" if name == "zeros" else "other"
+    for name in ("zeros", "ones", "full")
+    for before, after in (("", ""), ("", "_like"), ("new_", ""))
+}
 _NO_RESULT = {"_assert_tensor_metadata", "sym_constrain_range_for_size", "_assert_scalar"}
 
 
@@ -53,14 +60,25 @@ def derive(module: nn.Module, example_input: Any, *, check: bool = True) -> Arch
     spaces, tensors = emit(tracer.params, tracer.seen, tracer.variances)
     if not any(space.activation is not None for space in spaces):
         raise ValueError(
-            f"{type(module).__name__}: no symmetry was found, every tensor is fixed; is every width met by an operator "
-            "that treats its positions differently?"
+            f"{type(module).__name__}: no symmetry was found, every tensor is fixed: {_what_fixed(tracer.params)}; is "
+            "every width met by an operator, or a tensor that is no parameter and no buffer of the state dict, that "
+            "treats its positions differently?"
         )
     architecture = Architecture(spaces, tensors=tensors)
     object.__setattr__(architecture, "module", skeleton(module))
     if check:
         check_symmetries(module, architecture, example_input, rounds=tracer.rounds)
     return architecture
+
+
+def _what_fixed(params: dict[str, Value]) -> str:
+    """For some tensors, the operators that made their positions distinct."""
+    found = {
+        name: sorted({term.dim.fixed_by for term in value.terms() if term.dim.fixed_by})
+        for name, value in params.items()
+    }
+    named = [f"{name} by {', '.join(reasons)}" for name, reasons in found.items() if reasons]
+    return "; ".join(named[:6]) or "each meets something whose positions are distinct"
 
 
 def _names(module: nn.Module) -> dict[str, str]:
@@ -106,17 +124,61 @@ def _prepared(module: nn.Module) -> Iterator[None]:
 
 def _export(module: nn.Module, example_input: Any) -> tuple[Any, Any]:
     args, kwargs = arguments(example_input)
+    running: list[str] = []
     try:
-        with _prepared(module), torch.inference_mode(False), torch.enable_grad():
+        with (
+            _prepared(module),
+            _watched(module, running),
+            warnings.catch_warnings(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            # Recurrent layers keep a second list of their weights.
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? .* assigned during export")
             program = torch.export.export(module, args, kwargs, strict=False)
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ValueError(
-            f"{type(module).__name__} could not be exported on the example input: {lines[0] if lines else error!r}; "
-            "expected a module without control flow that depends on values, and an example_input that it takes "
-            "(a tensor, a tuple of arguments or a dict of named ones)"
+            f"{type(module).__name__} could not be exported on the example input{_inside(module, running)}: "
+            f"{lines[0] if lines else repr(error)}; expected a module without control flow that depends on values "
+            "(torch.where chooses between results) and without detours over numpy or Python numbers, and an "
+            "example_input that it takes (a tensor, a tuple of arguments or a dict of named ones)"
         ) from error
     return program.graph, program.graph_signature
+
+
+def _at_this_use(given: Any) -> Any:
+    """A constant with axes of its own: what one use makes of them says nothing about another."""
+    if isinstance(given, Value) and given.constant is not None:
+        return constant(given.shape, given.constant)
+    return given
+
+
+@contextmanager
+def _watched(module: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keeps the names of the modules that are being called, innermost last; what raises leaves its own there."""
+
+    def enter(name: str) -> Any:
+        return lambda *_: running.append(name)
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    hooks = []
+    for name, inner in module.named_modules():
+        if isinstance(inner, torch.jit.ScriptModule):
+            continue
+        hooks += [inner.register_forward_pre_hook(enter(name)), inner.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _inside(module: nn.Module, running: Sequence[str]) -> str:
+    name = running[-1] if running else ""
+    return f", in module {name!r} ({type(module.get_submodule(name)).__name__})" if name else ""
 
 
 class _Tracer:
@@ -163,7 +225,7 @@ class _Tracer:
             self.results[node] = self._call(node)
 
     def _values(self, given: Any) -> list[Value]:
-        leaves = torch.utils._pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, torch.fx.Node))
+        leaves = pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, torch.fx.Node))
         found = [self.results.get(leaf) for leaf in leaves if isinstance(leaf, torch.fx.Node)]
         flat = [v for value in found for v in (value if isinstance(value, (list, tuple)) else [value])]
         return [value for value in flat if isinstance(value, Value)]
@@ -182,13 +244,20 @@ class _Tracer:
             if all(value.is_fixed for value in tensors):
                 return None
             raise call.refusal("a result that is no tensor depends on the weights")
-        if all(value.is_fixed for value in tensors):
+        in_place = name.endswith("_") and not name.startswith("_")
+        still = all(value.is_fixed for value in tensors)
+        for value in tensors if still or in_place else ():
+            value.constant = None  # from here on, it may be written into, through a view or itself
+        if still:
             results = [fixed(shape) for shape in call.shapes]
+            results[0].constant = _CONSTANTS.get(name)
             self.seen.extend(results)
             return results if isinstance(out, (list, tuple)) else results[0]
+        if any(value.constant for value in tensors):
+            call.args = pytree.tree_map(_at_this_use, call.args)
+            tensors = call.tensors
         if name not in _LOOKS_AT_STALE and any(t.dim.stale for value in tensors for t in value.terms()):
             raise call.refusal("one weight's result is picked apart and used as a whole; that is not followed")
-        in_place = name.endswith("_") and not name.startswith("_")
         follow = RULES.get(name) or (RULES.get(name[:-1]) if in_place else None)
         if follow is None:
             raise call.refusal(

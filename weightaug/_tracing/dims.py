@@ -33,6 +33,7 @@ class Dim:
     Attributes:
         size: Number of positions.
         fixed: Whether each position has a meaning of its own: nothing moves.
+        fixed_by: The operator that made it so; None if it was so from the start.
         pointwise: Whether something acts on single positions, so that only diagonal factors pass.
         within: Sets of dimensions, for each position of which this one may move independently; those in all sets
             count. Empty is no restriction yet.
@@ -45,12 +46,14 @@ class Dim:
     """
 
     __slots__ = (
-        "fixed", "origin", "parent", "pointwise", "reason", "sections", "size", "split", "stale", "touched", "within",
+        "fixed", "fixed_by", "origin", "parent", "pointwise", "reason", "sections", "size", "split", "stale", "touched",
+        "within",
     )  # fmt: skip
 
     def __init__(self, size: int, fixed: bool = False) -> None:
         self.size = size
         self.fixed = fixed
+        self.fixed_by: str | None = None
         self.pointwise = False
         self.within: list[set[Dim]] = []
         self.reason: str | None = None
@@ -158,7 +161,8 @@ def leaves(terms: Terms) -> Iterator[Term]:
 def fix(terms: Terms, reason: str) -> None:
     """Makes the positions of an axis distinct, and its factors 1: sound whatever the operator does."""
     for term in leaves(expand(terms)):
-        term.dim.fixed = True
+        if not term.dim.fixed:
+            term.dim.fixed, term.dim.fixed_by = True, reason
         term.dim.reason = term.dim.reason or reason
         freeze(term.scale, reason)
 
@@ -169,6 +173,7 @@ def split_term(term: Term, sizes: Sequence[int]) -> None:
     parts = [Dim(size, dim.fixed) for size in sizes]
     for i, part in enumerate(parts):
         part.pointwise, part.reason, part.origin = dim.pointwise, dim.reason, dim
+        part.fixed_by = dim.fixed_by
         outer = {p for p in parts[:i] if p.size > 1}
         part.within = [s | outer for s in dim.within] or ([outer] if outer else [])
     dim.split = tuple([part for part in parts if part.size > 1])
@@ -179,7 +184,7 @@ def _cut(term: Term, sizes: Sequence[int]) -> None:
     dim = term.dim.find()
     parts = [Dim(size, dim.fixed) for size in sizes]
     for part in parts:
-        part.pointwise, part.reason = dim.pointwise, dim.reason
+        part.pointwise, part.reason, part.fixed_by = dim.pointwise, dim.reason, dim.fixed_by
         part.within = [set(s) for s in dim.within]
     dim.sections = tuple(parts)
 
@@ -260,12 +265,14 @@ def _regroup(whole: Sum, sizes: Sequence[int]) -> Sum | None:
     return Sum(sections)
 
 
-def _unite(a: Dim, b: Dim) -> None:
+def _unite(a: Dim, b: Dim, reason: str) -> None:
     a, b = a.find(), b.find()
     if a is b:
         return
     b.parent = a
     a.touched = True
+    if a.fixed != b.fixed:
+        a.fixed_by = a.fixed_by or b.fixed_by or reason
     a.fixed |= b.fixed
     a.pointwise |= b.pointwise
     a.reason = a.reason or b.reason
@@ -304,7 +311,7 @@ def unify(a: Terms, b: Terms, reason: str) -> tuple[Terms, Terms]:
                 if isinstance(y, Sum):
                     _mirror(x, y)
                     break
-                _unite(x.dim, y.dim)
+                _unite(x.dim, y.dim, reason)
                 continue
             large, small = (x, y) if x.size > y.size else (y, x)
             if isinstance(large, Sum) or large.size % small.size:

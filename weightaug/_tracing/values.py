@@ -11,6 +11,7 @@ __all__ = [
     "Refused",
     "Value",
     "combine",
+    "constant",
     "contract",
     "elementwise",
     "fixed",
@@ -32,14 +33,16 @@ class Value:
     Attributes:
         param: The name of the parameter or buffer that it is, or None.
         base: The value that it is a view of, or None; for operators that write in place.
+        constant: Whether all its entries are one number, ``"zero"`` or ``"other"``; None where they are not.
     """
 
-    __slots__ = ("_axes", "base", "param")
+    __slots__ = ("_axes", "base", "constant", "param")
 
     def __init__(self, axes: Iterable[Terms], param: str | None = None) -> None:
         self._axes = list(axes)
         self.param = param
         self.base: Value | None = None
+        self.constant: str | None = None
 
     @property
     def axes(self) -> list[Terms]:
@@ -69,6 +72,11 @@ class Value:
 def fixed(shape: Sequence[int]) -> Value:
     """A tensor that no symmetry changes."""
     return Value([fresh(size, fixed=True) for size in shape])
+
+
+def constant(shape: Sequence[int], kind: str) -> Value:
+    """A tensor of one number: its positions may move, and zeros take any factor. One for every use of it."""
+    return Value([fresh(size, scaled=kind == "zero") for size in shape])
 
 
 def _walk(a: Terms, b: Terms, step: Callable[[Term, Term], Monomial]) -> Terms:
