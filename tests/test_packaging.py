@@ -145,7 +145,7 @@ def test_the_readme_stands_where_there_is_no_repository() -> None:
 def test_the_package_imports_only_what_it_declares() -> None:
     allowed = {"torch", "numpy", "scipy", "safetensors", "weightaug", "__future__"} | set(sys.stdlib_module_names)
     optional = {
-        "h5py": ("arena.py",),
+        "h5py": ("hdf5.py",),
         "hypothesis": ("strategies.py",),
         "matplotlib": ("plot.py",),
         "numba": ("compiling.py",),

@@ -48,6 +48,7 @@ def run(
     seed: int,
     seal: Callable[[Path], None] | None = None,
     mebibytes: int = MEBIBYTES,
+    share: int = 1,
 ) -> None:
     """Reads mutated files, one at a time.
 
@@ -57,12 +58,14 @@ def run(
         seed: Of the mutations.
         seal: Makes a mutated file look whole, so that the checks behind a checksum are met.
         mebibytes: How much the memory's peak may grow.
+        share: One of how many of the inputs is tried: of readers that start processes.
     """
     contents = {file: file.read_bytes() for file in files}
     draw = random.Random(seed)
     peak, slowest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0
     came: Counter[str] = Counter()
-    for number in range(COUNT):
+    count = -(-COUNT // share)
+    for number in range(count):
         file = draw.choice(files)
         changed = mutate(contents[file], draw)
         file.write_bytes(changed)
@@ -70,7 +73,7 @@ def run(
             seal(file)
         started = time.process_time()
         if LOG:  # what never comes back is no exception: this ends the process, with a traceback
-            faulthandler.dump_traceback_later(60 * SECONDS, exit=True)
+            faulthandler.dump_traceback_later(3600, exit=True)
         try:
             read()
             came["read"] += 1
@@ -89,6 +92,6 @@ def run(
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) // 1024
     assert grown < mebibytes, f"seed {seed}: the memory's peak grew by {grown} MiB"
     if LOG:
-        line = {"reader": os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0], "inputs": COUNT, **came}
+        line = {"reader": os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0], "inputs": count, **came}
         with open(LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line | {"slowest_s": round(slowest, 3), "memory_mib": grown}) + "\n")

@@ -21,6 +21,7 @@ from tests.networks import SIREN, random_element
 from tests.test_layouts import zoo  # noqa: F401  (a fixture)
 from weightaug import layouts
 from weightaug.adapters import to_state_dicts
+from weightaug.io import hdf5
 from weightaug.matching import Frame, fit_frame
 
 pytestmark = pytest.mark.filterwarnings("ignore:unknown activation")
@@ -90,7 +91,7 @@ def test_field_arena_files(tmp_path: Path) -> None:
         file["labels"] = np.arange(2)
         file["param_config"] = json.dumps([[name, list(t.shape[1:])] for name, t in state.items()])
     # The HDF5 library itself allocates what damaged headers ask for, before anyone can look.
-    run([path], lambda: layouts.neural_field_arena(path, SIREN), 17, mebibytes=4096)
+    run([path], lambda: layouts.neural_field_arena(path, SIREN), 17, mebibytes=4096, share=8)
 
 
 def test_zoos(zoo: tuple[Path, list[torch.nn.Module]]) -> None:  # noqa: F811
@@ -120,7 +121,26 @@ def test_damaged_types_of_hdf5_are_not_read(tmp_path: Path) -> None:
         file["params"], file["labels"] = np.zeros((1, 4), "f4"), np.zeros(1, "i4")
         # An opaque value that says it was a Python object: reading one may never end.
         file.create_dataset("param_config", data=np.array(b"12345678", h5py.opaque_dtype(np.dtype("V8"))))
-    with pytest.raises(ValueError, match="param_config: expected numbers or text, got values of type"):
+    with pytest.raises(ValueError, match=r"param_config: expected numbers or one text, got \(\) of"):
+        layouts.neural_field_arena(tmp_path / "a.h5", SIREN)
+
+
+def test_a_text_that_hdf5_searches_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    element = random_element(SIREN, (2,), dtype=torch.float32)
+    state = to_state_dicts(element, stacked=True)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["params"] = torch.cat([t.flatten(1) for t in state.values()], 1).numpy()
+        file["labels"] = np.arange(2)
+        file["param_config"] = json.dumps([[name, list(t.shape[1:])] for name, t in state.items()])
+    assert len(layouts.neural_field_arena(tmp_path / "a.h5", SIREN)[0]) == 2
+    monkeypatch.setattr(hdf5, "_TEXT", "while True: pass")
+    monkeypatch.setattr(hdf5, "_PATIENCE", 0.3)
+    with pytest.raises(ValueError, match="param_config: damaged: reading this text does not come to an end"):
+        layouts.neural_field_arena(tmp_path / "a.h5", SIREN)
+    monkeypatch.setattr(hdf5, "_TEXT", "raise OSError('lost')")
+    monkeypatch.setattr(hdf5, "_PATIENCE", 30.0)
+    with pytest.raises(ValueError, match="param_config: damaged: OSError: lost"):
         layouts.neural_field_arena(tmp_path / "a.h5", SIREN)
 
 

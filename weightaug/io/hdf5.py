@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["array_of", "open_hdf5", "read_hdf5"]
+__all__ = ["array_of", "attribute_of", "open_hdf5", "read_hdf5"]
 
+_PATIENCE = 30.0  # seconds for a text
+_TEXT = """
+import h5py, sys
+with h5py.File(sys.argv[1], "r") as file:
+    text = file.attrs[sys.argv[2]] if sys.argv[3:] else file[sys.argv[2]][()]
+sys.stdout.buffer.write(text if isinstance(text, bytes) else text.encode())
+"""
 _MOST = 100  # times the size of the file that one array may declare: weights do not compress so well
 
 
@@ -37,15 +46,42 @@ def array_of(item: Any, path: Path) -> Any:
 
     Raises:
         ValueError: If it does: a few bytes may declare terabytes, which reading would fill with zeros. Or if it holds
-            anything else: of damaged types, reading may never come back.
+            anything else than numbers or one text, or a damaged one.
     """
     h5py: Any = importlib.import_module("h5py")
-    if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
-        raise ValueError(f"{path}: {item.name}: expected numbers or text, got values of type {item.dtype}")
+    if h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O" and item.shape == ():
+        return np.array(_text(path, item.name), dtype=object)
+    if item.dtype.kind not in "fiubS":
+        raise ValueError(f"{path}: {item.name}: expected numbers or one text, got {item.shape} of {item.dtype}")
     most = _MOST * path.stat().st_size
     if item.nbytes > most:
         raise ValueError(f"{path}: {item.name} declares {item.nbytes:,} bytes in a file of {path.stat().st_size:,}")
     return np.array(item[()])
+
+
+def attribute_of(file: Any, name: str, path: Path) -> Any:
+    """A text that is an attribute of a whole file; None if there is none.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if name not in file.attrs:
+        return None
+    if file.attrs.get_id(name).dtype.kind in "fiubS":
+        return file.attrs[name]
+    return _text(path, name, "attribute")
+
+
+def _text(path: Path, name: str, *kind: str) -> bytes:
+    """A text of any length, read by a process of its own: of damaged ones, HDF5 may search for ever."""
+    command = [sys.executable, "-c", _TEXT, str(path), name, *kind]
+    try:
+        return subprocess.run(command, capture_output=True, check=True, timeout=_PATIENCE).stdout
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{path}: {name}: damaged: reading this text does not come to an end") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ValueError(f"{path}: {name}: damaged: {said or 'cannot be read'}") from None
 
 
 def read_hdf5(path: Path) -> dict[str, Tensor]:

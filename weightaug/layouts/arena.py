@@ -16,7 +16,7 @@ from weightaug.adapters import from_state_dicts
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.io.files import AnyPath, absolute
-from weightaug.io.hdf5 import array_of, open_hdf5
+from weightaug.io.hdf5 import array_of, attribute_of, open_hdf5
 
 __all__ = ["neural_field_arena"]
 
@@ -51,7 +51,9 @@ def neural_field_arena(
                 flat = torch.from_numpy(array_of(file["params"], path))
                 of_file = torch.from_numpy(array_of(file["labels"], path)) if "labels" in file else None
                 told = "param_config" in file
-                config: Any = array_of(file["param_config"], path).item() if told else file.attrs.get("param_config")
+                config: Any = (
+                    array_of(file["param_config"], path).item() if told else attribute_of(file, "param_config", path)
+                )
         except (ImportError, ValueError):
             raise
         except Exception as error:  # a damaged file fails in any way; the reason is told
