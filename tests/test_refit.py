@@ -170,3 +170,14 @@ def test_what_cannot_be_refitted_is_named():
         strange = Architecture.mlp((2, 4, 1), "snake")
     with pytest.raises(ValueError, match=r"space 'hidden.*' with its unknown activation"):
         wa.Refit(wa.GaussianNoise(), points=4)(random_element(strange, (2,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_networks_that_are_right_already_stay_where_they_are(dtype):
+    element = random_element(Architecture.siren((2, 6, 6, 1)), (5,), dtype=dtype)
+    still = wa.Refit(wa.GaussianNoise(scale=0.0), points=4, steps=10)
+    assert (still(element).flatten() - element.flatten()).abs().max() <= 1e-12
+    alone = wa.Refit(wa.AlignedMixup(), points=4, steps=10)(element[:1])  # its own partner
+    assert (alone.flatten() - element[:1].flatten()).abs().max() <= 1e-6
+    noisy = wa.Refit(wa.GaussianNoise(scale=0.1), points=4, steps=10)(element)
+    assert (noisy.flatten() - element.flatten()).abs().max() > 1e-3

@@ -46,7 +46,8 @@ class Adam:
         weight_decay: Decoupled from the gradient, as in AdamW.
         points_per_step: How many of the points a step takes, in their order, from the start again where too few are
             left; None for all.
-        target_psnr: A network stops when its PSNR reaches this, in dB; the others go on without it.
+        target_psnr: A network stops when its PSNR reaches this, in dB; the others go on without it. One whose error is
+            rounding alone stops in any case.
         check_every: Steps between looks at the PSNR.
 
     Raises:
@@ -191,6 +192,8 @@ def _fit_few(
     steps = torch.zeros(count, dtype=torch.int64, device=targets.device)
     active = torch.arange(count, device=targets.device)
 
+    # An error that is rounding alone is no reason to move: Adam takes whole steps along whatever gradient there is.
+    rounding = (16 * torch.finfo(targets.dtype).eps) ** 2 * targets.square().mean(1)
     gradients: list[Tensor] = []
     for step in range(settings.steps + 1):
         ending = step == settings.steps
@@ -203,14 +206,14 @@ def _fit_few(
         if ending or step % settings.check_every == 0:
             reached = decibels(error, peak)
             # A network that diverged has PSNR nan and runs to the end; the caller sees it in the PSNR.
-            done = torch.ones_like(reached, dtype=torch.bool) if ending else reached >= settings.target_psnr
+            done = (reached >= settings.target_psnr) | (error <= rounding) | ending
             finished = int(done.sum())
             if finished:
                 where, stay = active[done], ~done
                 for out, p in zip(result, params, strict=True):
                     out[where] = p[done]
                 psnr[where], steps[where] = reached[done], step
-                active, targets = active[stay], targets[stay]
+                active, targets, rounding = active[stay], targets[stay], rounding[stay]
                 peak = peak[stay] if isinstance(peak, Tensor) else peak
                 coordinates = coordinates if coordinates.dim() == 2 else coordinates[stay]
                 params, first_moment, second_moment, gradients = (
