@@ -7,7 +7,7 @@ matching could bring them.
 from weightaug.matching.assignment import assign
 from weightaug.matching.canonical import canonicalize
 from weightaug.matching.frames import Frame, fit_frame
-from weightaug.matching.lora import canonicalize_lora, lora_distance, lora_products
+from weightaug.matching.lora import canonicalize_lora, lora_distance, lora_products, mix_lora
 from weightaug.matching.many import align_to, match_many
 from weightaug.matching.orbits import distance
 from weightaug.matching.weight import match
@@ -24,4 +24,5 @@ __all__ = [
     "lora_products",
     "match",
     "match_many",
+    "mix_lora",
 ]

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA): one representative for each gauge orbit, and distance."""
+"""Low-rank adapters (LoRA): one representative for each gauge orbit, distance, and mixtures of products."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ import torch
 from torch import Tensor
 
 from weightaug._modes import without_autocast
+from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
-__all__ = ["canonicalize_lora", "lora_distance", "lora_products"]
+__all__ = ["canonicalize_lora", "check_pairs", "lora_distance", "lora_products", "mix_lora"]
+
+
+def check_pairs(architecture: Architecture) -> None:
+    """Checks that an architecture is low-rank pairs and nothing else.
+
+    Raises:
+        ValueError: If not.
+    """
+    specs = architecture.tensors
+    fits = architecture.is_declared and len(specs) % 2 == 0
+    for a, b in zip(specs[::2], specs[1::2], strict=True) if fits else ():
+        rank = [[f.roles for section in axis for f in section] for axis in (*a.axes, *b.axes)]
+        fits &= len(rank) == 4 and len(rank[0][0]) == len(rank[3][0]) == 1 and not (rank[1][0] or rank[2][0])
+        fits = fits and rank[0][0][0][0] == rank[3][0][0][0] and (rank[0][0][0][1], rank[3][0][0][1]) == (1, -1)
+    if not fits:
+        raise ValueError(f"expected low-rank pairs (adapters.from_lora), got {architecture!r}")
 
 
 def _factors(x: WeightSpaceElement) -> Iterator[tuple[Tensor, Tensor]]:
@@ -19,16 +36,9 @@ def _factors(x: WeightSpaceElement) -> Iterator[tuple[Tensor, Tensor]]:
     Raises:
         ValueError: If the architecture is something else than low-rank pairs.
     """
-    tensors = list(zip(x.architecture.tensors, x.tensors(), strict=True))
-    pairs = list(zip(tensors[::2], tensors[1::2], strict=False))
-    fits = x.architecture.is_declared and len(tensors) % 2 == 0
-    for (a, _), (b, _) in pairs if fits else ():
-        rank = [[f.roles for section in axis for f in section] for axis in (*a.axes, *b.axes)]
-        fits &= len(rank) == 4 and len(rank[0][0]) == len(rank[3][0]) == 1 and not (rank[1][0] or rank[2][0])
-        fits = fits and rank[0][0][0][0] == rank[3][0][0][0] and (rank[0][0][0][1], rank[3][0][0][1]) == (1, -1)
-    if not fits:
-        raise ValueError(f"expected low-rank pairs (adapters.from_lora), got {x.architecture!r}")
-    for (_, down), (_, up) in pairs:
+    check_pairs(x.architecture)
+    tensors = x.tensors()
+    for down, up in zip(tensors[::2], tensors[1::2], strict=True):
         yield down.to(torch.float64), up.to(torch.float64)
 
 
@@ -56,16 +66,56 @@ def canonicalize_lora(x: WeightSpaceElement) -> WeightSpaceElement:
     Raises:
         ValueError: If the architecture is something else than low-rank pairs.
     """
-    moved: list[Tensor] = []
-    for a, b in _factors(x):
-        u, s, vh = _svd(a, b)
-        sign = vh.gather(-1, vh.abs().argmax(-1, keepdim=True)).sign()
-        root = s.sqrt()
-        moved += [
-            (root.unsqueeze(-1) * vh * sign).to(x.dtype),
-            (u * (root * sign.squeeze(-1)).unsqueeze(-2)).to(x.dtype),
-        ]
+    moved = [t.to(x.dtype) for a, b in _factors(x) for t in _balanced(a, b)]
     return x.with_tensors(moved)
+
+
+def _balanced(a: Tensor, b: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """The factors of canonical form, of the largest singular values alone if a rank is given."""
+    u, s, vh = _svd(a, b)
+    u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
+    sign = vh.gather(-1, vh.abs().argmax(-1, keepdim=True)).sign()
+    root = s.sqrt()
+    return root.unsqueeze(-1) * vh * sign, u * (root * sign.squeeze(-1)).unsqueeze(-2)
+
+
+@without_autocast
+def mix_lora(x: WeightSpaceElement, y: WeightSpaceElement, lam: Tensor) -> WeightSpaceElement:
+    """Adapters whose products are nearest to lam B A + (1 - lam) B' A' among those of the rank of x.
+
+    A mixture of products has up to the sum of both ranks, so what is left is its largest singular values: the best
+    approximation in the Frobenius norm (Eckart and Young, 1936). It comes in canonical form,
+    so no gauge of either adapter changes it. Computed in double precision from the stacked factors; no product is
+    formed.
+
+    Args:
+        x: Low-rank pairs of any batch shape.
+        y: Pairs of the same weights and batch shape; the ranks may differ.
+        lam: The weight of x, ``(*batch,)`` or one for all.
+
+    Raises:
+        ValueError: If an architecture is something else than low-rank pairs, or they adapt other weights.
+    """
+    first, second = _pairs_of_one_base(x, y)
+    weight = lam.to(x.device, torch.float64)[..., None, None]
+    moved: list[Tensor] = []
+    for (a, b), (c, d) in zip(first, second, strict=True):
+        both = _balanced(torch.cat([a, c], -2), torch.cat([weight * b, (1 - weight) * d], -1), a.shape[-2])
+        moved += [t.to(x.dtype) for t in both]
+    return x.with_tensors(moved)
+
+
+def _pairs_of_one_base(
+    x: WeightSpaceElement, y: WeightSpaceElement
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    first, second = list(_factors(x)), list(_factors(y))
+    shapes = [[(b.shape[-2], a.shape[-1]) for a, b in pairs] for pairs in (first, second)]
+    if shapes[0] != shapes[1] or x.batch_shape != y.batch_shape:
+        raise ValueError(
+            f"expected pairs for the same weights and batches, got (out, in) {shapes[0]} with batch "
+            f"{tuple(x.batch_shape)} and {shapes[1]} with batch {tuple(y.batch_shape)}"
+        )
+    return first, second
 
 
 def _svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,13 +148,7 @@ def lora_distance(x: WeightSpaceElement, y: WeightSpaceElement) -> Tensor:
     Raises:
         ValueError: If an architecture is something else than low-rank pairs, or they adapt other weights.
     """
-    first, second = list(_factors(x)), list(_factors(y))
-    shapes = [[(b.shape[-2], a.shape[-1]) for a, b in pairs] for pairs in (first, second)]
-    if shapes[0] != shapes[1] or x.batch_shape != y.batch_shape:
-        raise ValueError(
-            f"expected pairs for the same weights and batches, got (out, in) {shapes[0]} with batch "
-            f"{tuple(x.batch_shape)} and {shapes[1]} with batch {tuple(y.batch_shape)}"
-        )
+    first, second = _pairs_of_one_base(x, y)
     total = torch.zeros(x.batch_shape, dtype=torch.float64, device=x.device)
     for (a, b), (c, d) in zip(first, second, strict=True):
         r = torch.linalg.qr(torch.cat([b, -d], -1)).R

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from weightaug._arguments import check_element, require_tensor
 from weightaug._differences import difference
 from weightaug._modes import runs_at_once
-from weightaug._operations import TargetMode, check_target, mix, mix_into, mix_target
+from weightaug._operations import TargetMode, check_target, lead, mix, mix_into, mix_target, zipped
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
@@ -22,6 +22,8 @@ from weightaug.transforms.noise import GaussianNoise
 from weightaug.transforms.symmetry import Permute
 
 __all__ = ["AlignedMixup", "MixParams", "Mixup", "PermutedMixup", "Pool", "SelfMixup"]
+
+LowRank = Literal["factors", "product"]
 
 
 class Pool:
@@ -92,6 +94,14 @@ def _pieces(partner: Tensor) -> list[slice] | None:
     return [slice(i, i + _PIECE) for i in range(0, len(partner), _PIECE)]
 
 
+def _mix_products(own: WeightSpaceElement, partners: WeightSpaceElement, lam: Tensor) -> WeightSpaceElement:
+    """A mixture that no gauge changes, so partners need not be moved; networks without a partner stay as they are."""
+    from weightaug.matching.lora import mix_lora
+
+    mixed = mix_lora(own, partners, lam)
+    return zipped(lambda x, y: torch.where(lead(lam, x) == 1, x, y), own, mixed)
+
+
 @dataclass(frozen=True)
 class Mixup(Transform):
     """Interpolates each network with a partner: lam x + (1 - lam) x'. Preserves nothing.
@@ -107,6 +117,8 @@ class Mixup(Transform):
             larger weight; ``"keep"``: leave them.
         pool: Where partners come from; None for the batch itself. A transform with a pool holds data, so it
             has no ``asdict`` form, and its ``repr`` does not evaluate back.
+        low_rank: For adapters (LoRA): ``"factors"`` interpolates A and B, which depends on the gauge of both;
+            ``"product"`` interpolates the products B A, brought back to the rank (``matching.mix_lora``).
 
     Raises:
         ValueError: When called on one network (batch shape ``()``) without a pool, or with a pool of another
@@ -119,10 +131,12 @@ class Mixup(Transform):
     alpha: float = 1.0
     targets: TargetMode = "mix"
     pool: Pool | None = field(default=None, kw_only=True)
+    low_rank: LowRank = field(default="factors", kw_only=True)
 
     def __post_init__(self) -> None:
         settings.number(self, "alpha", 0, ends="()")
         settings.choice(self, "targets", ("mix", "dominant", "keep"))
+        settings.choice(self, "low_rank", ("factors", "product"))
         if self.pool is not None and not isinstance(self.pool, Pool):
             raise TypeError(
                 f"{type(self).__name__}: pool must be a Pool, got {type(self.pool).__name__}; write "
@@ -130,7 +144,11 @@ class Mixup(Transform):
             )
 
     def check(self, architecture: Architecture) -> None:
-        """Raises a ValueError if the pool holds networks of another architecture."""
+        """Raises a ValueError if the pool is of another architecture, or products are to be mixed where none are."""
+        if self.low_rank == "product":
+            from weightaug.matching.lora import check_pairs
+
+            check_pairs(architecture)
         if self.pool is not None and self.pool.element.architecture != architecture:
             raise ValueError(
                 f"{type(self).__name__}: cannot mix networks of different architectures: the batch and the pool differ "
@@ -187,8 +205,12 @@ class Mixup(Transform):
             self._check_pool(element)
             row = int(params.partner)
             partner = self.pool.element.map(lambda t: t.select(0, row))
+            if self.low_rank == "product":
+                return _mix_products(own, partner, params.lam)
             return mix(own, act(partner, params.group), params.lam)
         partners = self._partners(element, params.partner)
+        if self.low_rank == "product":
+            return _mix_products(own, partners, params.lam)
         # The partners are copies already, so they can take the result.
         return mix_into(act(partners, params.group), own, params.lam)
 
@@ -273,7 +295,8 @@ class AlignedMixup(Mixup):
     def _moved(self, element: WeightSpaceElement, params: MixParams, generator: torch.Generator | None) -> MixParams:
         from weightaug.matching import match
 
-        if params.lam.numel() == 0 or (self.pool is None and params.lam.numel() == 1):
+        alone = self.pool is None and params.lam.numel() == 1
+        if params.lam.numel() == 0 or alone or self.low_rank == "product":  # which no gauge changes
             return params
 
         def moved(own: WeightSpaceElement, index: Tensor) -> GroupElement:
