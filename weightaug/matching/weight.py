@@ -197,9 +197,11 @@ def match(
     groups = []
     with bar(len(x), unit="pair", name="matching", wanted=progress) as shown:
         for i in range(0, max(len(x), 1), piece):
-            groups.append(align(x[i : i + piece], y[i : i + piece], shown.say if progress else None))
-            shown(len(x[i : i + piece]))
-    return unflat(GroupElement.cat(groups), b)
+            some = slice(i, i + piece)
+            groups.append(unflat(align(x[some], y[some], shown.say if progress else None), y[some]))
+            shown(len(x[some]))
+    whole = GroupElement.cat(groups)
+    return whole.map(lambda t: t.reshape(*b.batch_shape, *t.shape[1:]))
 
 
 def _check_values(a: WeightSpaceElement, b: WeightSpaceElement) -> None:
