@@ -145,6 +145,14 @@ def test_configurations_that_were_stored_are_understood(name: str) -> None:
     assert plain(ALL[name]) == stored
 
 
+def test_configurations_of_the_first_release_make_the_same_transforms() -> None:
+    """Settings that came later have their defaults."""
+    made = [Transform.fromdict(config) for config in golden("configs-0.2.0.json").values()]
+    now = [transform for transform in ALL.values() if not tensors_of(transform)]
+    assert len(made) > 50
+    assert all(transform in now for transform in made)
+
+
 def test_another_draw_would_be_found() -> None:
     for other in (torch.tensor([0, 2, 1]), torch.tensor([0, 1, 2, 3])):
         with pytest.raises(AssertionError):
