@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightaug._arguments import holds
 from weightaug._modes import wide
-from weightaug._table import Move, Plan
+from weightaug._table import KERNEL, Move, Plan
 from weightaug.architecture import Activation
 
 __all__ = ["Kind", "Parts", "Slots", "flat_index", "move_tensor", "move_usual", "output_factor"]
@@ -237,14 +237,25 @@ def _read(
     """
     if permutation is not None:
         axis = current.dim() - 1 - after
-        if permutation.dim() == 1:
-            current = current.index_select(axis, permutation)
+        if permutation.numel() == permutation.shape[-1]:  # one network
+            current = current.index_select(axis, permutation.reshape(permutation.shape[-1]))
+        elif current.shape[axis + 1 :].numel() >= KERNEL:
+            current = _read_kernels(current, permutation, axis)
         else:
             current = current.gather(axis, _spread(permutation, before, after).expand(current.shape))
     if factor is not None:
         factor = _spread(factor, before, after)
         current = current * factor if current is original else current.mul_(factor)
     return current
+
+
+def _read_kernels(tensor: Tensor, permutation: Tensor, axis: int) -> Tensor:
+    """Gathers along one axis, with what stands behind it copied at once: several times as fast as number by number."""
+    size, batch = permutation.shape[-1], permutation.shape[:-1]
+    start = torch.arange(0, tensor.shape[: axis + 1].numel(), size, device=tensor.device)
+    index = start.view(*batch, -1, 1) + permutation.unsqueeze(-2)
+    blocks = tensor.reshape(-1, tensor.shape[axis + 1 :].numel())
+    return blocks.index_select(0, index.reshape(index.numel())).view(tensor.shape)
 
 
 def _spread(values: Tensor, before: int, after: int) -> Tensor:

@@ -12,9 +12,9 @@ from weightaug._axes import Axis, Factor, TensorSpec
 if TYPE_CHECKING:
     from weightaug.architecture import Architecture, Layer, Space
 
-__all__ = ["Move", "Plan", "check_table", "describe_table", "expand_layers", "plan_table"]
+__all__ = ["KERNEL", "Move", "Plan", "check_table", "describe_table", "expand_layers", "plan_table"]
 
-_KERNEL = 4  # numbers; fewer are gathered faster than copied row by row
+KERNEL = 4  # numbers; fewer are gathered faster than copied row by row
 
 
 class Move(NamedTuple):
@@ -211,7 +211,7 @@ def _plan(
     moves.sort(key=lambda move: move.outer is not None)  # stable
     sizes = tuple([factor.size for factor in factors])
     plain = [move.axis for move in moves[:2] if move.outer is None] == [0, 1] and sizes == shape
-    fused = plain and math.prod(shape[2:]) >= _KERNEL
+    fused = plain and math.prod(shape[2:]) >= KERNEL
     usual = sizes == shape and eps is None and not fused
     usual = usual and all(m.outer is None and [abs(d) for _, d in m.roles] == [1] for m in moves)
     steps = tuple([(m.axis, m.after, m.slot, m.roles[0][0], m.roles[0][1] > 0) for m in moves]) if usual else None

@@ -11,7 +11,7 @@ left out of further sweeps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 class _Piece(NamedTuple):
     """One section of one tensor, and how it moves."""
 
+    index: int  # among all pieces
     tensor: int
     narrow: tuple[tuple[int, int, int], ...]
     plan: Plan
@@ -44,15 +45,24 @@ class _Piece(NamedTuple):
         return piece.reshape(len(piece), *(self.plan.factors or self.plan.shape))
 
 
-def _pieces(index: int, plan: Plan, narrow: tuple[tuple[int, int, int], ...] = ()) -> Iterator[_Piece]:
+def _sections(plan: Plan, narrow: tuple[tuple[int, int, int], ...] = ()) -> Iterator[tuple[Any, Plan]]:
+    """The sections of a tensor: how they are cut out, and their plans."""
     if plan.split is None:
-        yield _Piece(index, narrow, plan, frozenset(move.slot for move in plan.moves))
+        yield narrow, plan
         return
     axis, sizes, plans = plan.split
     start = 0
     for size, inner in zip(sizes, plans, strict=True):
-        yield from _pieces(index, inner, (*narrow, (axis, start, size)))
+        yield from _sections(inner, (*narrow, (axis, start, size)))
         start += size
+
+
+def _pieces(arch: Architecture) -> list[_Piece]:
+    sections = [(tensor, *section) for tensor, plan in enumerate(arch.plan) for section in _sections(plan)]
+    return [
+        _Piece(index, tensor, narrow, plan, frozenset(move.slot for move in plan.moves))
+        for index, (tensor, narrow, plan) in enumerate(sections)
+    ]
 
 
 def match_table(
@@ -81,8 +91,8 @@ def match_table(
     if not keep_identity:
         reached.fill_(-torch.inf)
     for name in starts:
-        group = _descend(_Work(a, b, maps), max_sweeps, walk=name == "forward")
-        value = _inner(a.tensors(), act(b, group).tensors())
+        group, moved = _descend(_Work(a, b, maps), max_sweeps, walk=name == "forward")
+        value = _inner(a.tensors(), (act(b, group) if moved is None else moved).tensors())
         closer = value >= reached  # never further apart than before
         best = group if bool(closer.all()) else _replaced(best, closer.nonzero().squeeze(1), group[closer])
         reached = torch.maximum(reached, value)
@@ -101,8 +111,8 @@ def neutral(arch: Architecture, count: int, maps: bool, dtype: torch.dtype) -> G
     return GroupElement(arch, tuple(permutation), none, none, tuple(turned))
 
 
-def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> GroupElement:
-    """Sweeps until no space of any pair gains."""
+def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> tuple[GroupElement, WeightSpaceElement | None]:
+    """Sweeps until no space of any pair gains; the symmetry, and the moved networks if all are at hand."""
     if walk:
         work.walk()
     count = len(work.a[0])
@@ -119,7 +129,7 @@ def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> GroupElement:
             work = work.only(chosen)
         gained = work.sweep()
         group = work.group if len(left) == count else _replaced(group, left, work.group)
-    return group
+    return group, work.b if len(left) == count else None
 
 
 def _replaced(group: GroupElement, rows: Tensor, part: GroupElement) -> GroupElement:
@@ -156,6 +166,15 @@ def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def _apart(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Squared distances of networks; one tensor's difference at a time, which stays near at hand."""
+    total = a[0].new_zeros(len(a[0]), dtype=torch.float64)
+    for x, y in zip(a, b, strict=True):
+        gap = (x - y).reshape(len(x), -1)
+        total += torch.linalg.vecdot(gap, gap)
+    return total
+
+
 class _Step(NamedTuple):
     """A move of one space and of what lies within it.
 
@@ -180,7 +199,7 @@ class _Work:
         self.a = a.tensors()
         self.b = b
         self.group = neutral(arch, len(a), maps, b.dtype)
-        self.pieces = [piece for i, plan in enumerate(arch.plan) for piece in _pieces(i, plan)]
+        self.pieces = _pieces(arch)
         slots = [s for s in range(len(arch.hidden)) if arch.masters[s] == s]
         self.inner: dict[int, list[int]] = {s: [] for s in slots}
         for s in slots:
@@ -189,14 +208,17 @@ class _Work:
                 self.inner[outer].append(s)
         # A space within another is moved with it; one within a fixed space by itself.
         self.slots = [s for s in slots if arch.outers[s] is None]
+        self.around = {s: [piece for piece in self.pieces if s in piece.slots] for s in slots}
+        self.alone = {(piece.index, s) for s in slots for piece in self.around[s] if self._alone(piece, s)}
         # The gain of a move is what its scores say where each piece follows the space along one factor.
-        self.simple = {s: all(self._alone(piece, s) for piece in self.pieces if s in piece.slots) for s in self.slots}
+        self.simple = {s: all((piece.index, s) in self.alone for piece in self.around[s]) for s in self.slots}
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
         self.moved = dict.fromkeys(slots, 0)
         self.visited: dict[int, int] = {}
         # (piece, move) -> inner products of the positions along it, and when they were computed.
         self.known: dict[tuple[int, int], tuple[Tensor, int]] = {}
+        self.rows: dict[tuple[int, int], Tensor] = {}  # (piece, move) -> the positions of a along it, which stay
 
     def only(self, chosen: Tensor) -> _Work:
         """The work on some of the pairs."""
@@ -209,8 +231,8 @@ class _Work:
 
     def may_gain(self) -> Tensor:
         """The pairs that do not coincide, ``(B,)``: the inner product can gain half their squared distance at most."""
-        difference = [x - y for x, y in zip(self.a, self.b.tensors(), strict=True)]
-        return _inner(difference, difference) > 2 * _GAIN[self.b.dtype] * _inner(self.a, self.a)
+        apart = _apart(self.a, self.b.tensors())
+        return apart > 2 * _GAIN[self.b.dtype] * _inner(self.a, self.a)
 
     def walk(self) -> None:
         """Settles the spaces one after the other, best known first."""
@@ -251,11 +273,12 @@ class _Work:
         return count
 
     def _relevant(self, slot: int, settled: set[int] | None, own: set[int]) -> list[_Piece]:
-        pieces = [p for p in self.pieces if slot in p.slots]
+        pieces = self.around[slot]
         if settled is None:
             return pieces
         # A piece that follows a space twice stands against itself, not against something settled.
-        return [p for p in pieces if p.slots <= settled | own and self._alone(p, slot)]
+        known = settled | own
+        return [p for p in pieces if p.slots <= known and (p.index, slot) in self.alone]
 
     def _settle(self, slot: int) -> Tensor:
         """Moves one space, and what lies within it, to the best place; whether a pair gained, ``(B,)``."""
@@ -337,12 +360,10 @@ class _Work:
         """Inner products of the positions of a space in a and b, ``(B, size, size)``."""
         size = self.arch.hidden[slot].size
         total = self.a[0].new_zeros(len(self.a[0]), size, size)
-        for i, piece in enumerate(self.pieces):
-            if not any(piece is wanted for wanted in pieces):
-                continue
+        for piece in pieces:
             for m, move in enumerate(piece.plan.moves):
                 if move.slot == slot:
-                    total += self._products(i, m)
+                    total += self._products(piece.index, m)
         return total
 
     def _products(self, i: int, m: int) -> Tensor:
@@ -351,9 +372,11 @@ class _Work:
         move = piece.plan.moves[m]
         score, when = self.known.get((i, m), (None, -1))
         if score is None or when < max([self.moved[s] for s in piece.slots if s != move.slot], default=0):
-            x, y = _rows(piece.of(self.a), move), _rows(piece.of(self.b.tensors()), move)
-            score = x @ y.mT
-            if self._alone(piece, move.slot):
+            x = self.rows.get((i, m))
+            if x is None:
+                x = self.rows[i, m] = _rows(piece.of(self.a), move)
+            score = x @ _rows(piece.of(self.b.tensors()), move).mT
+            if (i, move.slot) in self.alone:
                 self.known[i, m] = (score, self.clock)
         return score
 
