@@ -12,6 +12,7 @@ from tests.families import Depthwise, ResNet18, WildPark, exercised
 from weightaug import GroupElement, HeadRotation, Permute, ReLUScale, WeightSpaceElement, act, stack
 from weightaug.adapters import from_modules
 from weightaug.matching import align_to, distance, match, match_many
+from weightaug.matching.table import _Work, neutral
 
 MODULES = {
     "batch_norm": (lambda: WildPark(), (1, 9, 9)),
@@ -124,6 +125,35 @@ def test_the_distance_sees_no_symmetry_that_it_takes_out(name: str):
     torch.testing.assert_close(distance(b, a), there)
     apart = squares(a.with_tensors([s - t for s, t in zip(a.tensors(), b.tensors(), strict=True)])).sqrt()
     assert bool((there < apart).all())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "no_norm", "grouped", "attention"])
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs: int):
+    networks, _ = trained_apart(name)
+    a, b = networks[:pairs], networks[2 : 2 + pairs]
+    work = _Work(a, b, maps=True)
+    work.walk()
+    compared = 0
+    few = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        work.sweep()
+        for slot in work.slots:  # two positions change places: a small part of a space of more than six
+            size = a.architecture.hidden[slot].size
+            if size < 4 or a.architecture.hidden[slot].linear:
+                continue
+            step = neutral(a.architecture, pairs, True, a.dtype)
+            order = torch.arange(size)
+            one, other = torch.randperm(size, generator=few)[:2].tolist()
+            order[one], order[other] = other, one
+            step.permutation[slot].copy_(order)
+            work._move(slot, step)
+            fresh = _Work(a, work.b, maps=True)
+            for i, m in work.known:
+                compared += 1
+                torch.testing.assert_close(work._products(i, m), fresh._products(i, m), rtol=1e-9, atol=1e-11)
+    assert compared
+    assert gap(act(b, work.group), work.b) < 1e-9
 
 
 def test_one_network_a_set_of_one_and_empty_batches():

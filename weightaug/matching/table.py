@@ -28,10 +28,13 @@ __all__ = ["match_table", "neutral"]
 _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
+_FEW = 0.6  # of a space: beyond, computing all products anew takes less time than what few positions changed
+
+
 class _Piece(NamedTuple):
     """One section of one tensor, and how it moves."""
 
-    index: int  # among all pieces
+    number: int  # among all pieces
     tensor: int
     narrow: tuple[tuple[int, int, int], ...]
     plan: Plan
@@ -60,8 +63,8 @@ def _sections(plan: Plan, narrow: tuple[tuple[int, int, int], ...] = ()) -> Iter
 def _pieces(arch: Architecture) -> list[_Piece]:
     sections = [(tensor, *section) for tensor, plan in enumerate(arch.plan) for section in _sections(plan)]
     return [
-        _Piece(index, tensor, narrow, plan, frozenset(move.slot for move in plan.moves))
-        for index, (tensor, narrow, plan) in enumerate(sections)
+        _Piece(number, tensor, narrow, plan, frozenset(move.slot for move in plan.moves))
+        for number, (tensor, narrow, plan) in enumerate(sections)
     ]
 
 
@@ -209,9 +212,9 @@ class _Work:
         # A space within another is moved with it; one within a fixed space by itself.
         self.slots = [s for s in slots if arch.outers[s] is None]
         self.around = {s: [piece for piece in self.pieces if s in piece.slots] for s in slots}
-        self.alone = {(piece.index, s) for s in slots for piece in self.around[s] if self._alone(piece, s)}
+        self.alone = {(piece.number, s) for s in slots for piece in self.around[s] if self._alone(piece, s)}
         # The gain of a move is what its scores say where each piece follows the space along one factor.
-        self.simple = {s: all((piece.index, s) in self.alone for piece in self.around[s]) for s in self.slots}
+        self.simple = {s: all((piece.number, s) in self.alone for piece in self.around[s]) for s in self.slots}
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
         self.moved = dict.fromkeys(slots, 0)
@@ -278,7 +281,7 @@ class _Work:
             return pieces
         # A piece that follows a space twice stands against itself, not against something settled.
         known = settled | own
-        return [p for p in pieces if p.slots <= known and (p.index, slot) in self.alone]
+        return [p for p in pieces if p.slots <= known and (p.number, slot) in self.alone]
 
     def _settle(self, slot: int) -> Tensor:
         """Moves one space, and what lies within it, to the best place; whether a pair gained, ``(B,)``."""
@@ -293,20 +296,38 @@ class _Work:
         return better.cpu()
 
     def _move(self, slot: int, step: GroupElement) -> None:
+        before = self.b
         self.b, self.group = act(self.b, step), step @ self.group
         self.clock += 1
+        last = dict(self.moved)
         for s in (slot, *self.inner[slot]):
             self.moved[s] = self.clock
-        # What is known of the space itself moves along: its columns are positions of b.
         order = step.permutation[slot]
+        few = self._few(slot, order)
         for (i, m), (score, when) in list(self.known.items()):
-            move = self.pieces[i].plan.moves[m]
-            if move.slot != slot:
-                continue
-            if order is None or when < max([self.moved[s] for s in self.pieces[i].slots if s != slot], default=0):
-                del self.known[i, m]
-            else:
-                self.known[i, m] = (score.gather(2, order.unsqueeze(1).expand_as(score)), when)
+            piece = self.pieces[i]
+            move = piece.plan.moves[m]
+            others = max([last[s] for s in piece.slots if s != move.slot], default=0)
+            if when < others:
+                continue  # it was out of date before
+            if move.slot == slot:
+                # What is known of the space itself moves along: its columns are positions of b.
+                if order is None:
+                    del self.known[i, m]
+                else:
+                    self.known[i, m] = (score.gather(2, order.unsqueeze(1).expand_as(score)), when)
+            elif few is not None and slot in piece.slots and (i, slot) in self.alone:
+                # What a few positions of the space say of another is taken out, and put in anew.
+                axis = 1 + next(other.axis for other in piece.plan.moves if other.slot == slot)
+                x, y, old = (piece.of(t).index_select(axis, few) for t in (self.a, self.b.tensors(), before.tensors()))
+                self.known[i, m] = (score + _rows(x, move) @ _rows(y - old, move).mT, self.clock)
+
+    def _few(self, slot: int, order: Tensor | None) -> Tensor | None:
+        """The positions that move in any pair, if these are a small part of the space."""
+        if order is None or self.inner[slot] or order.dim() != 2:
+            return None
+        moved = (order != torch.arange(order.shape[-1])).any(0).nonzero().squeeze(1)
+        return moved if len(moved) <= _FEW * order.shape[-1] else None
 
     def _step(self, slot: int, settled: set[int] | None) -> _Step:
         arch = self.arch
@@ -363,7 +384,7 @@ class _Work:
         for piece in pieces:
             for m, move in enumerate(piece.plan.moves):
                 if move.slot == slot:
-                    total += self._products(piece.index, m)
+                    total += self._products(piece.number, m)
         return total
 
     def _products(self, i: int, m: int) -> Tensor:
