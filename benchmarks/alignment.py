@@ -241,6 +241,8 @@ def fitted(args: Options) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(0)
         shuffled = act(b, random_symmetry(b.architecture, len(b), (), generator))
         aligned, took = {"none": b, "random permutation": shuffled}, {}
+        match(a[:1], b[:1], symmetry="permutation")  # compiles what is compiled
+        match(a[:1], b[:1])
         for name, options in tqdm(METHODS.items(), desc=f"aligning {convention}", unit="method", dynamic_ncols=True):
             if "method" in options:
                 options = {**options, "points": fits.coordinates}

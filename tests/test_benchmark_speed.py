@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+import weightaug as wa
 from benchmarks import speed
-from benchmarks.measuring import growth, loops, memory, singles, targets
+from benchmarks.measuring import growth, loops, memory, singles, targets, training
 from weightaug.adapters import from_dws, to_dws
 from weightaug.functional import quantile_dropout
 from weightaug.testing import assert_same_function, random_element
@@ -130,3 +131,19 @@ def test_the_tables_of_the_page_come_from_the_results():
     assert "| nothing set, batch 64 | 50 | 24,000 |" in tables["busy"]
     assert "singles" not in tables
     assert "| singles | 0.1 | 1 | 2 | 3 |" in tables["machine"]
+
+
+def test_dws_is_measured_against_its_blocks(monkeypatch):
+    monkeypatch.setattr(training, "BATCH", 2)
+    element = growth.networks(wa.Architecture.siren((2, 4, 3, 1)), 2)
+    calls: list[object] = []
+
+    def clock(function):
+        calls.append(function())
+        return 1.0
+
+    lines = training.published_layers(element, clock, " here")
+    assert [set(line.numbers) for line in lines] == [
+        {f"{k} {n} here" for n in ("speedup", "bound")} for k in ("ds", "sab")
+    ]
+    assert len(calls) == 2 * 2 * 2 + 2  # two models, two set layers, two turns; and the machine's rates

@@ -126,4 +126,5 @@ def _speed(result: dict[str, list[dict[str, Any]]]) -> str:
         rows.append([lines[0]["method"]])
         for line in lines:
             rows[-1] += [f"{line['pairs/s']:,.0f}", f"{line['ratio']:.1f}"]
-    return table(heads, rows)
+    visits = ", ".join(f"{lines[0]['assignments per pair']:.1f} on {names[c]}" for c, lines in result.items())
+    return table(heads, rows) + f"\nAssignments that the reference solves for a pair: {visits}.\n"

@@ -166,7 +166,9 @@ def published_layers(networks: wa.WeightSpaceElement, clock: Clock, where: str =
         model = DWS(
             batch.architecture, 10, hidden=128, layers=4, reduction="max", set_layer=set_layer, batch_norm=False
         ).to(networks.device)
-        plain = PlainDWS(model, tuple(batch.architecture.sizes), "max", 128).to(networks.device)
+        plain = PlainDWS(model, tuple(space.size for space in batch.architecture.spaces), "max", 128).to(
+            networks.device
+        )
         step = step_of(model, batch, None)
         products = flops_of(step) / flops_per_us
         ours, theirs = in_turns(clock, step, step_of(plain, batch, None), turns=2)
