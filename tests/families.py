@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,20 @@ def _transformers(name: str, config: str, kind: str, **settings: Any) -> Callabl
     return make
 
 
+def _lora_on_gpt2() -> tuple[nn.Module, Any]:
+    if importlib.util.find_spec("peft") is None:
+        pytest.skip("peft is not installed (pip install weightaug[modules])")
+    import peft
+
+    module, inputs = FAMILIES["gpt2"]()
+    config = peft.LoraConfig(
+        target_modules=["c_attn", "c_fc"], r=4, rank_pattern={"c_fc": 3}, fan_in_fan_out=True, init_lora_weights=False
+    )
+    with warnings.catch_warnings():  # peft asks transformers for what that has renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(module, config), inputs
+
+
 class RMSNorm(nn.Module):
     """Llama's norm without its conversion to single precision, so that errors can be told from rounding."""
 
@@ -194,6 +209,11 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "gpt2": _transformers(
         "GPT2LMHeadModel", "GPT2Config", "tokens", n_embd=24, n_layer=2, n_head=3, n_positions=16, **_TEXT
     ),
+    "bert": _transformers(
+        "BertForMaskedLM", "BertConfig", "tokens", vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=20, max_position_embeddings=16,
+    ),
+    "lora_on_gpt2": _lora_on_gpt2,
     "llama": _exact_norms(
         _transformers(
             "LlamaForCausalLM", "LlamaConfig", "tokens", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
