@@ -40,7 +40,7 @@ from benchmarks.running.pages import write_tables
 from weightaug import _loops
 
 Section = Literal["transforms", "singles", "busy", "training", "memory", "loading", "growth"]
-Allocator = Literal["default", "raised"]
+Allocator = Literal["default", "raised", "single"]  # single: the default one, in a process of one thread
 RAISED = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 SIREN = wa.Architecture.siren((2, 32, 32, 1), output_offset=0.5)
 RELU = wa.Architecture.mlp((2, 32, 32, 1), "relu", output_offset=0.5)
@@ -120,7 +120,7 @@ class Options:
     output: Path = Path("benchmarks/runs/speed")
     plots: Path | None = None
     page: Path | None = None
-    worker: Literal["", "default", "raised"] = ""
+    worker: Literal["", "default", "raised", "single"] = ""
 
     def __post_init__(self) -> None:
         distinct("sections", self.sections)
@@ -287,9 +287,9 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
 
     # Parts of 10 shards of 125 networks, as the fitting of 700,000 INRs in small jobs makes them.
     sections: dict[str, tuple[bool, Callable[[], Any]]] = {
-        "transforms": (True, lambda: [asdict(f) for f in measure(options, allocator)]),
+        "transforms": (allocator != "single", lambda: [asdict(f) for f in measure(options, allocator)]),
         # As in the workers of a DataLoader, which have one thread each.
-        "singles": (allocator == "default" and options.device == "cpu", lambda: on_one_thread(singles_lines)),
+        "singles": (allocator == "single", lambda: on_one_thread(singles_lines)),
         "busy": (
             allocator == "default" and options.device == "cpu",
             lambda: [line._asdict() for line in busy.measure()],
@@ -387,6 +387,8 @@ def _run(options: Options, given: list[str]) -> None:
     figures: list[dict[str, Any]] = []
     # On a GPU the allocator is torch's own.
     environments: dict[str, dict[str, str]] = {"default": {}} | ({"raised": RAISED} if options.device == "cpu" else {})
+    if options.device == "cpu" and "singles" in options.sections:
+        environments["single"] = {"OMP_NUM_THREADS": "1"}
     for allocator, environment in environments.items():
         worker = [sys.executable, __file__, *given, "--worker", allocator]
         if subprocess.run(worker, env=os.environ | environment, check=False).returncode:
@@ -394,13 +396,16 @@ def _run(options: Options, given: list[str]) -> None:
         part_path = options.output / f"part-{allocator}.json"
         part = read_json(part_path)
         figures += part.pop("transforms", [])
-        results["conditions"] = results.get("conditions", {}) | part.pop("conditions")
+        now = part.pop("conditions")
+        again = {name.rpartition(", ")[0] for name in now if not name.startswith("transforms")}
+        before = {k: v for k, v in results.get("conditions", {}).items() if k.rpartition(", ")[0] not in again}
+        results["conditions"] = before | now
         results |= part
         part_path.unlink()
-    rows = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", []) + figures}
-    results["figures"] = list(rows.values())
-    results["machine"] = describe_machine(options.device) | {"numba": _numba(options)}
-    write_json(path, results)
+        rows = {(f["allocator"], f["batch"], f["work"]): f for f in results.get("figures", []) + figures}
+        results["figures"] = list(rows.values())
+        results["machine"] = describe_machine(options.device) | {"numba": _numba(options)}
+        write_json(path, results)  # what is measured stays, whatever becomes of the next part
     if "growth" in results:
         growth.plot(results["growth"], options.plots or options.output / "speed_growth")
     text = targets.report(results)

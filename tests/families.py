@@ -210,8 +210,8 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         "GPT2LMHeadModel", "GPT2Config", "tokens", n_embd=24, n_layer=2, n_head=3, n_positions=16, **_TEXT
     ),
     "bert": _transformers(
-        "BertForMaskedLM", "BertConfig", "tokens", vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-        intermediate_size=20, max_position_embeddings=16,
+        "BertForMaskedLM", "BertConfig", "tokens", vocab_size=50, hidden_size=24, num_hidden_layers=2,
+        num_attention_heads=3, intermediate_size=20, max_position_embeddings=16,
     ),
     "lora_on_gpt2": _lora_on_gpt2,
     "llama": _exact_norms(
