@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from benchmarks.running.files import write_bytes
 
 CoordinateOrder = Literal["xy", "ij"]
 
@@ -145,10 +146,7 @@ def _download(url: str, path: Path, checksum: str) -> None:
             "their folder with --data-dir"
         ) from error
     read_idx(path, compressed, checksum)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(compressed)
-    os.replace(temporary, path)
+    write_bytes(path, compressed)
 
 
 # -- all data sets -----------------------------------------------------------------------------------

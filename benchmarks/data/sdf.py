@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from benchmarks.running.files import write_bytes
 
 Array = npt.NDArray[Any]
 Precision = Literal["float16", "float32"]
@@ -108,17 +109,7 @@ def write_distances(path: Path, data: Distances, metadata: Mapping[str, Any]) ->
 
     tensors = {"points": np.ascontiguousarray(data.points), "distances": np.ascontiguousarray(data.distances)}
     header = {"sha256": _checksum(data), "metadata": json.dumps(dict(metadata))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process's number keeps workers apart that make the same file at the same time.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(save(tensors, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, save(tensors, metadata=header))
 
 
 def read_distances(path: Path) -> tuple[Distances, dict[str, Any]]:

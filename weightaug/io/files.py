@@ -42,11 +42,19 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def temporary(folder: Path, name: str) -> Iterator[Path]:
-    """A name for a file that is not yet whole; the file is removed if it still has that name at the end."""
+    """A name for a file that is not yet whole; the file is removed if it still has that name at the end.
+
+    Raises:
+        OSError: What is raised within; where the system named no file, as when a disk is full, it names this one.
+    """
     # In the same folder, because only within one file system a rename is atomic.
     path = folder / f".{name}.{os.getpid()}.tmp"
     try:
         yield path
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         path.unlink(missing_ok=True)
 
