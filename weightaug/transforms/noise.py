@@ -23,6 +23,7 @@ class GaussianNoise(Transform):
     Preserves nothing: at the paper's strength of 0.32 a fitted image is destroyed (about 8 dB). Draws one
     normal number per parameter. The deviation is that of ``torch.std`` (unbiased: the squares are divided by
     n - 1), as in the paper's code. A tensor with one entry has no deviation and gets no noise.
+    The squares have to be numbers of the dtype: float32 (and bfloat16) weights beyond about 1e18 need float64.
     Source: paper section 3 and appendix D; weights and biases have their own deviations, as in its code.
 
     Args:
