@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `benchmarks` is a package
@@ -36,7 +37,8 @@ def section(record: dict[str, Any]) -> str:
                 "| --- |" + " --- |" * (len(heads) - 1),
             ]
             lines += [f"| {' | '.join(told(cell) for cell in row)} |" for row in rows]
-    lines += ["", *record.get("notes", [])]
+    notes = record.get("notes", [])
+    lines += ["", *(notes if len(notes) < 2 else [f"- `{shorten(note, 300)}`" for note in notes])]
     minutes = record.get("seconds", 0) / 60
     took = f", {minutes:,.0f} minutes" if minutes >= 1 else ""
     return "\n".join([*lines, "", f"{record['date']}, {record['machine']}{took}."]).replace("\n\n\n", "\n\n") + "\n"
