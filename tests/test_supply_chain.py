@@ -24,7 +24,12 @@ FORBIDDEN_CALLS = {
 }
 FORBIDDEN_MODULES = {"socket", "ssl", "urllib", "http", "ftplib", "requests", "httpx", "subprocess", "ctypes"}
 # A transform that the caller made is turned into bytes or text and back; no file is involved.
-ALLOWED = {("testing/laws.py", "pickle.loads"), ("testing/laws.py", "eval")}
+ALLOWED = {
+    # A program of ours, the same whatever a file holds: of damaged texts, HDF5 may search for ever.
+    ("io/hdf5.py", "subprocess"),
+    ("testing/laws.py", "pickle.loads"),
+    ("testing/laws.py", "eval"),
+}
 
 
 def findings(source: str) -> set[str]:
