@@ -18,6 +18,7 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,8 +100,11 @@ def prepare(folder: Path) -> None:
 
 def quietly(work: Callable[[Path], None], folder: Path) -> None:
     """The work in a process of its own, whose words nobody wants."""
+    from tqdm import tqdm
+
     torch.set_num_threads(1)
     os.setsid()
+    tqdm.set_lock(threading.RLock())  # its own is shared with forks: one that dies with it would stop all others
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         work(folder)
 
