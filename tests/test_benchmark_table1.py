@@ -42,6 +42,14 @@ def run(tmp_path_factory) -> tuple[list[str], Settings]:
     return arguments, table1.parse(arguments)
 
 
+@pytest.mark.parametrize("preset", ["quick", "smoke", "study-readers"])
+def test_every_model_of_a_preset_trains(tmp_path, preset):
+    models = table1.parse(["--preset", preset, *([] if preset != "study-readers" else ["--datasets", "digits"])]).models
+    arguments = [*TINY, "--models", *models, "--rows", "none", "--output", str(tmp_path)]
+    table1.main(arguments)
+    assert all(cell.done for cell in table1.training_jobs(table1.parse(arguments)))
+
+
 def test_all_rows_have_a_result_that_names_what_made_it(run):
     _, settings = run
     cells = table1.training_jobs(settings)

@@ -185,14 +185,15 @@ def _in_pieces(
 
 @torch.no_grad()
 def flops_per_network(model: NetworkClassifier, networks: wa.WeightSpaceElement) -> int:
-    """Floating point operations of the products in the scores of one network."""
+    """Floating point operations of the products in the scores of one network, once it is prepared."""
+    prepared = model.prepare(networks)
     recomputes = getattr(model, "checkpoint", None)
     model.eval()
     if recomputes is not None:
         model.checkpoint = False  # type: ignore[assignment]  # the plain form, whose products are counted
     try:
         with FlopCounterMode(display=False) as counter:
-            model(networks)
+            model(prepared)
     finally:
         if recomputes is not None:
             model.checkpoint = recomputes
