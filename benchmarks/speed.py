@@ -289,7 +289,7 @@ def part_of(options: Options, allocator: Allocator) -> dict[str, Any]:
     sections: dict[str, tuple[bool, Callable[[], Any]]] = {
         "transforms": (allocator != "single", lambda: [asdict(f) for f in measure(options, allocator)]),
         # As in the workers of a DataLoader, which have one thread each.
-        "singles": (allocator == "single", lambda: on_one_thread(singles_lines)),
+        "singles": (allocator == "single", singles_lines),
         "busy": (
             allocator == "default" and options.device == "cpu",
             lambda: [line._asdict() for line in busy.measure()],

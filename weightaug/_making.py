@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from weightaug._progress import bar
-from weightaug._spreading import ExecutorName, spread
+from weightaug._spreading import ExecutorName, check_executor, spread
 from weightaug.element import WeightSpaceElement
 from weightaug.transforms.mixing import Pool
 
 if TYPE_CHECKING:
     from weightaug.io import WeightSpaceDataset
 
-__all__ = ["Made", "Shard", "digest_of", "make_shards"]
+__all__ = ["Made", "Shard", "check_settings", "digest_of", "make_shards"]
 
 
 class Made(NamedTuple):
@@ -58,10 +58,11 @@ class Shard(ABC):
         Raises:
             ValueError: If another one is.
         """
-        if not (self.path / "manifest.json").exists():
-            return False
         from weightaug.io import WeightSpaceDataset
+        from weightaug.io.manifest import MANIFEST
 
+        if not (self.path / MANIFEST).exists():
+            return False
         found, expected = WeightSpaceDataset(self.path, verify=False).metadata, self.metadata()
         for key, value in expected.items():
             if found.get(key) != value:
@@ -80,6 +81,21 @@ class Shard(ABC):
         element = element.map(lambda t: t.detach().cpu())
         io.save(self.path, element, labels, columns=columns, metadata=self.metadata())
         return self.size
+
+
+def check_settings(
+    owner: str, rows: int, labels: Tensor | None, shard_size: int, executor: str, workers: int | None
+) -> None:
+    """Checks what all that is made in shards is told.
+
+    Raises:
+        ValueError: If labels have not one row for each of ``rows`` networks, or a setting is out of range.
+    """
+    if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
+        raise ValueError(f"{owner}: shard_size must be at least 1, got {shard_size!r}")
+    if labels is not None and labels.shape[:1] != (rows,):
+        raise ValueError(f"{owner}: labels: expected {rows} rows, got {tuple(labels.shape)}")
+    check_executor(owner, executor, workers)
 
 
 def make_shards(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from weightaug._making import Made, Shard, digest_of, make_shards
-from weightaug._spreading import ExecutorName, check_executor
+from weightaug._making import Made, Shard, check_settings, digest_of, make_shards
+from weightaug._spreading import ExecutorName
 from weightaug.element import WeightSpaceElement
 from weightaug.fitting.initial import seed_of
 from weightaug.transforms.base import Transform
@@ -75,12 +75,9 @@ def make_views(
     """
     if len(networks.batch_shape) != 1 or len(networks) == 0:
         raise ValueError(f"make_views: expected networks (n,) with n >= 1, got {tuple(networks.batch_shape)}")
-    for name, value in (("count", count), ("shard_size", shard_size)):
-        if value < 1:
-            raise ValueError(f"make_views: {name} must be at least 1, got {value}")
-    if labels is not None and labels.shape[:1] != networks.batch_shape:
-        raise ValueError(f"make_views: labels: expected {len(networks)} rows, got {tuple(labels.shape)}")
-    check_executor("make_views", executor, workers)
+    if count < 1:
+        raise ValueError(f"make_views: count must be at least 1, got {count}")
+    check_settings("make_views", len(networks), labels, shard_size, executor, workers)
     transform.check(networks.architecture)
 
     made_with = digest_of(transform)

@@ -23,6 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `benchmarks` is a package
 
 import weightaug as wa
+from benchmarks.measuring import growth
 from benchmarks.trials.records import OUTPUT, Record, resident_mib
 from weightaug import io
 from weightaug.matching import match
@@ -33,8 +34,7 @@ SHARD, BATCH = 10_000, 64
 
 def networks(count: int, seed: int) -> wa.WeightSpaceElement:
     """Random networks, float32."""
-    flat = torch.randn(count, ARCHITECTURE.num_parameters, generator=torch.Generator().manual_seed(seed))
-    return wa.WeightSpaceElement.unflatten(ARCHITECTURE, flat.mul_(0.05))
+    return growth.networks(ARCHITECTURE, count, seed)
 
 
 def write(folder: Path, count: int) -> dict[str, float]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from weightaug._making import Made, Shard, digest_of, make_shards
-from weightaug._spreading import ExecutorName, check_executor
+from weightaug._making import Made, Shard, check_settings, digest_of, make_shards
+from weightaug._spreading import ExecutorName
 from weightaug.fitting.conventions import Convention, ConventionName, convention_of
 from weightaug.fitting.descent import Adam
 from weightaug.fitting.images import check_images, fit_inrs
@@ -77,11 +77,7 @@ def make_inrs(
     convention_of(convention)
     if len(images) == 0:
         raise ValueError("make_inrs: images: expected at least one, got none")
-    if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
-        raise ValueError(f"make_inrs: shard_size must be at least 1, got {shard_size!r}")
-    if labels is not None and labels.shape[:1] != images.shape[:1]:
-        raise ValueError(f"make_inrs: labels: expected {len(images)} rows, got {tuple(labels.shape)}")
-    check_executor("make_inrs", executor, workers)
+    check_settings("make_inrs", len(images), labels, shard_size, executor, workers)
     made_with = digest_of(convention, tuple(hidden), settings)
     shards = []
     for first in range(0, len(images), shard_size):

@@ -384,8 +384,8 @@ class Pairs:
         Returns:
             ``moves``.
         """
-        # A space needs a visit only if a neighbour has changed since the last one.
         visits = 0
+        # A space needs a visit only if a neighbour has changed since the last one.
         stale = torch.ones(len(self.rules), self.size, dtype=torch.bool, device=self.a.device)
         if settled is not None:
             stale[settled] = False
