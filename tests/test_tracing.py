@@ -354,5 +354,3 @@ def test_matching_never_moves_networks_apart_and_mixes_batches():
     assert mixed.batch_shape == (4,)
     with pytest.raises(ValueError, match="method='weight'"):
         matching.match(a, b, method="sinkhorn")
-    with pytest.raises(ValueError, match="tensor by tensor"):
-        matching.canonicalize(a)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.trials import kills, mutants, mutations, page, records, soak
+from benchmarks.trials import kills, mutants, mutations, page, reaching, records, soak
 from tests.commands import run_command
 from weightaug import Permute, WeightSpaceElement
 
@@ -94,9 +94,49 @@ def test_changes_are_small_and_leave_out_texts_and_annotations():
         mutations.mutated(SOURCE, len(changes))
 
 
-def test_every_file_has_tests_and_a_sample_is_the_same_for_a_seed():
-    assert all(len(mutants.tests_of(file)) > 2 for file in mutants.files())
+def test_a_sample_of_changes_is_the_same_for_a_seed():
     assert mutants.sample(20, 0) == mutants.sample(40, 0)[:20] != mutants.sample(20, 1)
+
+
+@pytest.fixture
+def reached(tmp_path):
+    """What three tests run of group.py, as coverage and pytest keep it."""
+    coverage = pytest.importorskip("coverage")
+    data = coverage.CoverageData(str(tmp_path / reaching.DATA))
+    file = str(reaching.ROOT / "weightaug" / "group.py")
+    for test, lines in (("", [1, 10]), ("tests.test_group.test_a", [30]), ("tests.test_b.test_b", [30, 31])):
+        data.set_context(test)
+        data.add_lines({file: lines})
+    data.write()
+    cases = [
+        ("tests.test_group", "test_a[1]", 2.0),
+        ("tests.test_group", "test_a[2]", 3.0),
+        ("tests.test_b", "test_b", 1),
+    ]
+    told = "".join(f'<testcase classname="{name}" name="{test}" time="{s}"/>' for name, test, s in cases)
+    (tmp_path / reaching.TIMES).write_text(f"<testsuites><testsuite>{told}</testsuite></testsuites>")
+    return reaching.Reached(tmp_path)
+
+
+def test_the_tests_that_run_a_line_come_the_quickest_first(reached):
+    assert reached.tests("group.py", 30) == ["tests.test_b.test_b", "tests.test_group.test_a"]
+    assert reached.tests("group.py", 31) == ["tests.test_b.test_b"]
+    assert reached.tests("element.py", 30) == []
+    assert reached.seconds["tests.test_group.test_a"] == 5.0
+
+
+def test_tests_named_after_a_file_come_first_and_only_so_many(reached, monkeypatch):
+    monkeypatch.setattr(mutants, "path_of", str)
+    assert mutants.tests_of(reached, "group.py", 30) == ["tests.test_group.test_a", "tests.test_b.test_b"]
+    monkeypatch.setattr(mutants, "TIME", 2.0)
+    assert mutants.tests_of(reached, "group.py", 30) == ["tests.test_b.test_b"]
+
+
+def test_a_test_is_named_as_pytest_takes_it():
+    name = "tests.test_trials.test_a_test_is_named_as_pytest_takes_it"
+    assert reaching.path_of(name) == "tests/test_trials.py::test_a_test_is_named_as_pytest_takes_it"
+    with pytest.raises(FileNotFoundError):
+        reaching.path_of("tests.test_nothing.test_a")
 
 
 def test_the_page_is_that_of_the_records(tmp_path):

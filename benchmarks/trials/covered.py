@@ -1,33 +1,37 @@
-"""The record of what tests run of the package: ``python benchmarks/trials/covered.py REPORT.json``.
+"""What the tests run of the package: ``python benchmarks/trials/covered.py``, some 15 minutes.
 
-The report is coverage's (``pip install coverage``)::
-
-    python -m coverage run --branch --source weightaug --omit "weightaug/_loops/*" -m pytest
-    python -m coverage json -o REPORT.json
+Which test runs which line is kept, for ``mutants.py``. Needs coverage: ``pip install coverage``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `benchmarks` is a package
 
+from benchmarks.trials.reaching import DATA, ROOT, run_covered
 from benchmarks.trials.records import OUTPUT, Record
 
-COMMAND = 'python -m coverage run --branch --source weightaug --omit "weightaug/_loops/*" -m pytest; '
-COMMAND += "python -m coverage json -o REPORT.json; python benchmarks/trials/covered.py REPORT.json"
+FOLDER = ROOT / "benchmarks" / "runs" / "covered"
 
 
 def main() -> None:
-    """Parses the arguments and writes the record."""
+    """Parses the arguments, runs the tests unless that was done, and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the tests' lines are kept")
+    parser.add_argument("--again", action="store_true", help="run the tests, even if they were run before")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    report = json.loads(args.report.read_text(encoding="utf-8"))
+    if args.again or not (args.folder / DATA).exists():
+        run_covered(args.folder)
+    made = args.folder / "report.json"
+    words = [sys.executable, "-m", "coverage", "json", "-q", "--data-file", str(args.folder / DATA), "-o", str(made)]
+    subprocess.run(words, cwd=ROOT, check=True)
+    report = json.loads(made.read_text(encoding="utf-8"))
     totals = report["totals"]
     least = sorted(report["files"].items(), key=lambda item: item[1]["summary"]["percent_covered"])[:12]
     rows = [
@@ -36,7 +40,7 @@ def main() -> None:
     ]
     Record(
         "What the tests run of the package",
-        COMMAND,
+        "python benchmarks/trials/covered.py",
         {
             "lines and branches, %": round(totals["percent_covered"], 1),
             "lines, %": round(100 * totals["covered_lines"] / totals["num_statements"], 1),

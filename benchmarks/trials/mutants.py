@@ -1,7 +1,9 @@
 """Mutation testing: ``python benchmarks/trials/mutants.py`` changes the library in small ways, and runs its fast tests.
 
 A sample of all changes of transforms, group, element, functional, matching and io is drawn by a seed. Each is made in a
-copy of the package; the tests of its file run until one fails, in a fork of a process in which torch is imported.
+copy of the package; tests that run the changed line do so until one fails, in a fork of a process in which torch is
+imported. Which tests those are ``covered.py`` has kept, the quickest of them first. A test that also fails without
+the change notices nothing and is left out.
 A change that no test notices survives; what is known of survivors stands in ``mutants_judged.json`` beside this file.
 Changes that are done are kept: a call that was interrupted goes on. Compiled loops are left out.
 """
@@ -27,7 +29,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `benchmarks` is a package
 
+from benchmarks.trials.covered import FOLDER
 from benchmarks.trials.mutations import count_of, mutated
+from benchmarks.trials.reaching import DATA, Reached, path_of
 from benchmarks.trials.records import OUTPUT, Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,47 +40,7 @@ LOG = ROOT / "benchmarks" / "runs" / "mutants.jsonl"
 IMPORTED = ("torch", "numpy", "scipy.optimize", "scipy.stats", "pytest", "safetensors.torch", "numba")
 SECONDS = 240.0  # after which a change counts as noticed: it made something endless
 
-# The tests of a file, the quickest and likeliest first; everything else of the package is tested through these, too.
-GENERAL = ["tests/test_golden.py", "tests/test_draws.py"]
-TESTS: dict[str, list[str]] = {
-    "transforms/symmetry.py": ["tests/test_symmetry.py"],
-    "transforms/geometry.py": ["tests/test_geometry.py"],
-    "transforms/linear.py": ["tests/test_geometry.py", "tests/test_input_symmetries.py"],
-    "transforms/grid.py": ["tests/test_input_symmetries.py"],
-    "transforms/noise.py": ["tests/test_noise.py"],
-    "transforms/mixing.py": ["tests/test_mixing.py"],
-    "transforms/labels.py": ["tests/test_mixing.py"],
-    "transforms/refit.py": ["tests/test_refit.py"],
-    "transforms/standardize.py": ["tests/test_standardize.py"],
-    "transforms/alignment.py": ["tests/test_frames.py"],
-    "transforms/compose.py": ["tests/test_element.py"],
-    "transforms/views.py": ["tests/test_views.py", "tests/test_indexing.py"],
-    "transforms": ["tests/test_arguments.py", "tests/test_laws.py::test_laws"],
-    "group.py": ["tests/test_symmetry.py", "tests/test_indexing.py", "tests/test_tracing.py", "tests/test_lora.py"],
-    "element.py": [
-        "tests/test_element.py", "tests/test_indexing.py", "tests/test_adapters.py", "tests/test_evaluation.py",
-    ],
-    "functional.py": [
-        "tests/test_conventions.py", "tests/test_widths.py", "tests/test_symmetry.py", "tests/test_geometry.py",
-    ],
-    "matching/lora.py": ["tests/test_lora.py"],
-    "matching/table.py": ["tests/test_tracing.py", "tests/test_lora.py"],
-    "matching/views.py": ["tests/test_matching_compiled.py"],
-    "matching/many.py": ["tests/test_matching_many.py"],
-    "matching/frames.py": ["tests/test_frames.py"],
-    "matching/canonical.py": ["tests/test_matching_canonical.py"],
-    "matching/refinement.py": ["tests/test_matching_canonical.py"],
-    "matching/assignment.py": ["tests/test_assignment.py"],
-    "matching/function.py": ["tests/test_matching_methods.py"],
-    "matching/activation.py": ["tests/test_matching_methods.py"],
-    "matching/orbits.py": ["tests/test_matching_canonical.py"],
-    "matching": [
-        "tests/test_matching.py", "tests/test_matching_sizes.py", "tests/test_matching_methods.py",
-        "tests/test_matching_compiled.py", "tests/test_matching_progress.py", "tests/test_matching_canonical.py",
-    ],
-    "io/conversion.py": ["tests/test_io_conversion.py", "tests/test_spreading.py"],
-    "io": ["tests/test_io.py", "tests/test_io_writers.py", "tests/test_io_conversion.py", "tests/test_layouts.py"],
-}  # fmt: skip
+TIME, TESTS = 40.0, 60  # of the tests that run a line, the quickest together this long, and at most so many
 
 
 def files() -> list[str]:
@@ -87,10 +51,25 @@ def files() -> list[str]:
     return [str(path.relative_to(package)) for path in found if path.name != "__init__.py"]
 
 
-def tests_of(file: str) -> list[str]:
-    """The tests that are run for a file, in order."""
-    wanted = [*TESTS.get(file, []), *GENERAL, *TESTS.get(file.split("/")[0], [])]
-    return list(dict.fromkeys(name for name in wanted if (ROOT / name.split("::")[0]).exists()))
+def tests_of(reached: Reached, file: str, line: int) -> list[str]:
+    """The tests that are run for a line of a file, in order: those named after it, then the quickest.
+
+    Where none is known to run it, as in what numba compiles, those named after the file.
+    """
+    words = set(file.removesuffix(".py").replace("_", "/").split("/"))
+
+    def is_near(name: str) -> bool:
+        return bool(words & set(name.split(".")[-2].split("_")))
+
+    names = reached.tests(file, line)
+    near = list(filter(is_near, names or sorted(reached.seconds, key=lambda name: reached.seconds[name])))
+    chosen: list[str] = []
+    seconds = 0.0
+    for name in dict.fromkeys([*near, *names]):
+        if seconds + reached.seconds[name] <= TIME and len(chosen) < TESTS:
+            chosen.append(path_of(name))
+            seconds += reached.seconds[name]
+    return chosen
 
 
 def sample(count: int, seed: int) -> list[tuple[str, int]]:
@@ -128,6 +107,18 @@ def in_fork(work: Callable[[], int], seconds: float) -> int | None:
     return None
 
 
+class First:
+    """Keeps the name of the first test that fails, as a plugin of pytest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Called by pytest after each part of a test."""
+        if report.failed and not self.path.exists():
+            self.path.write_text(report.nodeid, encoding="utf-8")
+
+
 def run_tests(copy: Path, names: list[str]) -> int:
     """Runs tests on a copy of the package until one fails; pytest's exit code, 0 if all pass."""
     sys.dont_write_bytecode = True
@@ -140,12 +131,55 @@ def run_tests(copy: Path, names: list[str]) -> int:
     import weightaug
 
     assert Path(weightaug.__file__).is_relative_to(copy), weightaug.__file__
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::ResourceWarning", *names]))
+    words = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::ResourceWarning", *names]
+    return int(pytest.main(words, plugins=[First(copy / "first")]))
 
 
-def run(count: int, seed: int, log: Path, told: Callable[[str], None], *, check: bool = True) -> list[dict[str, Any]]:
+class Tried:
+    """Tests on a copy of the package.
+
+    Args:
+        copy: The folder of the copy.
+    """
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        self.sound: set[str] = set()  # tests that pass without a change
+        self.unsound: set[str] = set()  # and that do not
+        shutil.copytree(ROOT / "weightaug", copy / "weightaug", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def code(self, names: list[str]) -> tuple[int | None, str]:
+        """The exit code of some tests, and the first that failed."""
+        first = self.copy / "first"
+        first.unlink(missing_ok=True)
+        code = in_fork(partial(run_tests, self.copy, names), SECONDS)
+        return code, first.read_text(encoding="utf-8") if first.exists() else ""
+
+    def change(self, file: str, source: str, names: list[str]) -> tuple[str, str]:
+        """What becomes of a change, and which test noticed it."""
+        path = self.copy / "weightaug" / file
+        while names := [name for name in names if name not in self.unsound]:
+            path.write_text(source, encoding="utf-8")
+            try:
+                code, first = self.code(names)
+            finally:
+                shutil.copyfile(ROOT / "weightaug" / file, path)
+            if code == 0:
+                return "survived", ""
+            if not first and code not in (None, 2, 4) and not (code or 0) < 0:
+                raise SystemExit(f"{file}: no test failed, but the run of them did, with exit code {code}: {names[:3]}")
+            if not first:  # nothing could be collected, or it hung or crashed
+                return ("too slow" if code is None else "killed"), f"exit code {code}"
+            if first not in self.sound and self.code([first])[0] != 0:
+                self.unsound.add(first.split("[")[0])
+                continue
+            self.sound.add(first)
+            return "killed", first
+        return "survived", "no test runs it"
+
+
+def run(count: int, seed: int, log: Path, reached: Reached, told: Callable[[str], None]) -> list[dict[str, Any]]:
     """The rows of the sample, of which those that are missing are made."""
-    chosen = sample(count, seed)
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     # A row stands for the file as it was: after a change of the file it is made again.
     done = {(row["file"], row["id"]): row for row in known}
@@ -154,23 +188,15 @@ def run(count: int, seed: int, log: Path, told: Callable[[str], None], *, check:
         importlib.import_module(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, open(log, "a", encoding="utf-8") as out:
-        copy = Path(folder)
-        shutil.copytree(ROOT / "weightaug", copy / "weightaug", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in sorted({name for file, _ in chosen for name in tests_of(file)} if check else ()):
-            if code := in_fork(partial(run_tests, copy, [name]), SECONDS):
-                raise SystemExit(f"{name} fails without any change, with exit code {code}")
-        for file, number in chosen:
+        tried = Tried(Path(folder))
+        for file, number in sample(count, seed):
             change = mutated(source_of(file), number)
             own = f"{change.line}: {change.what}: {change.before} -> {change.after}"
             row = done.get((file, own))
             if row is None:
-                path = copy / "weightaug" / file
-                path.write_text(change.source, encoding="utf-8")
                 started = time.monotonic()
-                code = in_fork(partial(run_tests, copy, tests_of(file)), SECONDS)
-                shutil.copyfile(ROOT / "weightaug" / file, path)
-                came = "too slow" if code is None else "survived" if code == 0 else "killed"
-                row = {"file": file, "id": own, "came": came, "code": code, "s": round(time.monotonic() - started, 1)}
+                came, by = tried.change(file, change.source, tests_of(reached, file, change.line))
+                row = {"file": file, "id": own, "came": came, "by": by, "s": round(time.monotonic() - started, 1)}
                 out.write(json.dumps(row) + "\n")
                 out.flush()
             rows.append(row)
@@ -185,12 +211,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=LOG, help="changes that are done, one a line")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--unchecked", action="store_true", help="leave out that all tests pass without a change")
+    parser.add_argument("--covered", type=Path, default=FOLDER, help="what covered.py kept")
     args = parser.parse_args()
     try:
         from tqdm import tqdm
     except ImportError as error:
         raise SystemExit("the trials need tqdm: pip install 'weightaug[bench]'") from error
+    if not (args.covered / DATA).exists():
+        raise SystemExit(f"{args.covered} does not say what tests run which line: python benchmarks/trials/covered.py")
+    reached = Reached(args.covered)
     started, came = time.monotonic(), Counter[str]()
     with tqdm(total=args.count, unit="mutant", desc="mutants") as bar:
 
@@ -199,7 +228,7 @@ def main() -> None:
             bar.set_postfix_str(", ".join(f"{n} {name}" for name, n in came.items()), refresh=False)
             bar.update()
 
-        rows = run(args.count, args.seed, args.log, told, check=not args.unchecked)
+        rows = run(args.count, args.seed, args.log, reached, told)
     judged = json.loads(JUDGED.read_text(encoding="utf-8")) if JUDGED.exists() else {}
     survivors = [row for row in rows if row["came"] == "survived"]
     told_of = [

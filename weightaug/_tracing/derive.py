@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from weightaug._tracing import rules, rules_layers
+from weightaug._tracing import rules, rules_layers, rules_others
 from weightaug._tracing.calls import RULES, Call
 from weightaug._tracing.check import check_symmetries
 from weightaug._tracing.dims import fix, fresh
@@ -24,7 +24,7 @@ from weightaug.architecture import Architecture
 __all__ = ["derive"]
 
 # Imported for what they enter into the table of rules.
-_ = (rules, rules_layers)
+_ = (rules, rules_layers, rules_others)
 
 _LOOKS_AT_STALE = {"select", "unbind", "transpose", "permute", "view", "reshape", "contiguous", "squeeze", "unsqueeze"}
 _CONSTANTS = {
@@ -240,6 +240,8 @@ class _Tracer:
         outs = [v for v in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(v, Tensor)]
         call = Call(name, where, self._arguments(node, schema), [tuple(v.shape) for v in outs], self.variances)
         tensors = call.tensors
+        if not all(isinstance(size, int) for shape in call.shapes for size in shape):
+            raise call.refusal("the shape of its result depends on values, which is not followed")
         if not outs:
             if all(value.is_fixed for value in tensors):
                 return None

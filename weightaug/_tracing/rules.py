@@ -20,7 +20,7 @@ from weightaug._tracing.values import (
     scalar_shift,
 )
 
-__all__: list[str] = []
+__all__ = ["pieces", "reduced"]
 
 _PERMUTATION_ONLY = (
     *("hardtanh", "hardswish", "hardsigmoid", "celu", "relu6", "exp", "log", "sqrt", "rsqrt"),
@@ -203,7 +203,8 @@ def _stack(call: Call) -> Value:
     return Value(axes)
 
 
-def _pieces(value: Value, along: int, sizes: list[int]) -> list[Value]:
+def pieces(value: Value, along: int, sizes: list[int]) -> list[Value]:
+    """A tensor divided along one axis."""
     axis = value.axes[along]
     if all(t.dim.fixed and not t.scale for t in leaves(axis)):
         parts = [fresh(size, fixed=True) for size in sizes]
@@ -219,7 +220,7 @@ def _pieces(value: Value, along: int, sizes: list[int]) -> list[Value]:
 def _split(call: Call) -> list[Value]:
     value = call.value("self")
     along = call.axis("dim", value)
-    return _pieces(value, along, [shape[along] for shape in call.shapes])
+    return pieces(value, along, [shape[along] for shape in call.shapes])
 
 
 @rule("slice", "narrow")
@@ -237,7 +238,7 @@ def _slice(call: Call) -> Value:
         return _view(value, [*axes[:along], fresh(left, fixed=True), *axes[along + 1 :]])
     sizes = [start, left, size - start - left]
     kept = [n for n in sizes if n]
-    return _pieces(value, along, kept)[1 if start else 0]
+    return pieces(value, along, kept)[1 if start else 0]
 
 
 @rule("select")
@@ -267,8 +268,8 @@ def _selected(value: Value, along: int, index: int) -> Value:
     return _view(value, rest)
 
 
-@rule("index_select", "gather", "index")
-def _index(call: Call) -> Value:
+@rule("gather")
+def _gather(call: Call) -> Value:
     if not all(t.is_fixed for t in call.tensors):
         raise call.refusal("picking positions that a symmetry moves is not followed")
     return fixed(call.shape)
@@ -276,17 +277,18 @@ def _index(call: Call) -> Value:
 
 @rule("mean", "sum", "nanmean")
 def _sum(call: Call) -> Value:
-    return _reduced(call, "all")
+    return reduced(call, "all")
 
 
 @rule("amax", "amin", "max", "min")
 def _amax(call: Call) -> Any:
     if len(call.shapes) > 1:
         raise call.refusal("positions of a maximum are not followed")
-    return _reduced(call, "positive")
+    return reduced(call, "positive")
 
 
-def _reduced(call: Call, kind: str) -> Value:
+def reduced(call: Call, kind: str) -> Value:
+    """A sum, a maximum or another figure over some axes, that takes factors of a kind along the others."""
     value = call.value("self")
     rank = len(value.shape)
     given = call.args.get("dim")

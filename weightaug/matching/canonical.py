@@ -13,6 +13,7 @@ from weightaug.matching.assignment import matmul
 from weightaug.matching.refinement import Refinement
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve, topological_slots
 from weightaug.matching.surroundings import undisturbed
+from weightaug.matching.table_canonical import table_representative
 
 __all__ = ["balance", "canonicalize", "flat64", "to_representative", "unflat"]
 
@@ -199,17 +200,29 @@ def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> Group
     apart are taken to be exchangeable. That is true but for networks made to mislead it, such as those whose
     non-zero weights are all equal and form a regular graph: to decide those is as hard as graph isomorphism.
 
+    Networks that are declared tensor by tensor (``Architecture.from_module``) are treated alike, with two differences.
+    Their scales are those for which the squared logarithms of all entries that are not zero have the smallest sum, since
+    what a norm reads has no norm of its own to balance; and the invertible maps of linear spaces (heads, low-rank
+    pairs) give what writes and what reads such a space the same diagonal Gram matrix, which is unique where no two
+    of its entries are equal.
+
     Args:
         x: The networks, of any batch shape.
-        symmetry: ``"auto"``, or one or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``.
+        symmetry: ``"auto"``, or one or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``; for networks
+            that are declared tensor by tensor of ``"permutation"``, ``"sign"``, ``"scale"``, ``"maps"``. Permutation is
+            always among them.
 
     Returns:
-        The group element, with tensors ``(*batch, size)``.
+        The group element, with tensors ``(*batch, size)``, of spaces within another ``(*batch, copies, size)``, and
+        maps ``(*batch, [copies,] size, size)``.
 
     Raises:
-        ValueError: If a value is not finite, or the symmetry does not exist in this architecture.
+        ValueError: If a value is not finite, the symmetry does not exist in this architecture, or what a linear space
+            transmits has not full rank, so that its maps have no normal form.
     """
     check_finite(x, "x")
+    if x.architecture.is_declared:
+        return unflat(table_representative(flat64(x), symmetry, x.dtype), x)
     rules = resolve(x.architecture, symmetry)
     if not rules or x.batch_shape.numel() == 0:
         return GroupElement.identity(x.architecture)

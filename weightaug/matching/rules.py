@@ -69,8 +69,8 @@ def _resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]
     if architecture.is_declared:
         raise ValueError(
             "this works on networks that are declared by layers, got one that is declared tensor by tensor; "
-            "matching.match(method='weight'), align_to, match_many and distance work on both, canonicalize_lora on "
-            "low-rank pairs"
+            "matching.match(method='weight'), align_to, match_many, distance and canonicalize work on both, "
+            "canonicalize_lora on low-rank pairs"
         )
     hidden = architecture.hidden
     words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)

@@ -10,17 +10,18 @@ left out of further sweeps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from weightaug._table import Move, Plan
+from weightaug._table import Move
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
+from weightaug.matching.pieces import Piece, pieces_of
 
 __all__ = ["match_table", "neutral"]
 
@@ -29,43 +30,6 @@ _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
 _FEW = 0.6  # of a space: beyond, computing all products anew takes less time than what few positions changed
-
-
-class _Piece(NamedTuple):
-    """One section of one tensor, and how it moves."""
-
-    number: int  # among all pieces
-    tensor: int
-    narrow: tuple[tuple[int, int, int], ...]
-    plan: Plan
-    slots: frozenset[int]  # the spaces that it follows
-
-    def of(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The section, with one axis for every factor behind the batch."""
-        piece = tensors[self.tensor]
-        for axis, start, size in self.narrow:
-            piece = piece.narrow(1 + axis, start, size)
-        return piece.reshape(len(piece), *(self.plan.factors or self.plan.shape))
-
-
-def _sections(plan: Plan, narrow: tuple[tuple[int, int, int], ...] = ()) -> Iterator[tuple[Any, Plan]]:
-    """The sections of a tensor: how they are cut out, and their plans."""
-    if plan.split is None:
-        yield narrow, plan
-        return
-    axis, sizes, plans = plan.split
-    start = 0
-    for size, inner in zip(sizes, plans, strict=True):
-        yield from _sections(inner, (*narrow, (axis, start, size)))
-        start += size
-
-
-def _pieces(arch: Architecture) -> list[_Piece]:
-    sections = [(tensor, *section) for tensor, plan in enumerate(arch.plan) for section in _sections(plan)]
-    return [
-        _Piece(number, tensor, narrow, plan, frozenset(move.slot for move in plan.moves))
-        for number, (tensor, narrow, plan) in enumerate(sections)
-    ]
 
 
 def match_table(
@@ -202,7 +166,7 @@ class _Work:
         self.a = a.tensors()
         self.b = b
         self.group = neutral(arch, len(a), maps, b.dtype)
-        self.pieces = _pieces(arch)
+        self.pieces = pieces_of(arch)
         slots = [s for s in range(len(arch.hidden)) if arch.masters[s] == s]
         self.inner: dict[int, list[int]] = {s: [] for s in slots}
         for s in slots:
@@ -262,7 +226,7 @@ class _Work:
             self.visited[slot] = self.clock
         return gained
 
-    def _alone(self, piece: _Piece, slot: int) -> bool:
+    def _alone(self, piece: Piece, slot: int) -> bool:
         own = [move for move in piece.plan.moves if move.slot == slot]
         inside = [move for move in piece.plan.moves if move.slot in self.inner[slot]]
         return len(own) == 1 and len(inside) <= 1
@@ -275,7 +239,7 @@ class _Work:
             count += torch.Size(shape).numel() // self.arch.hidden[slot].size
         return count
 
-    def _relevant(self, slot: int, settled: set[int] | None, own: set[int]) -> list[_Piece]:
+    def _relevant(self, slot: int, settled: set[int] | None, own: set[int]) -> list[Piece]:
         pieces = self.around[slot]
         if settled is None:
             return pieces
@@ -377,7 +341,7 @@ class _Work:
                 maps[s] = _rotation(chosen)[0]
         return step(_taken(score, order) - now, torch.maximum(size, _size(score)))
 
-    def _similarity(self, pieces: Sequence[_Piece], slot: int) -> Tensor:
+    def _similarity(self, pieces: Sequence[Piece], slot: int) -> Tensor:
         """Inner products of the positions of a space in a and b, ``(B, size, size)``."""
         size = self.arch.hidden[slot].size
         total = self.a[0].new_zeros(len(self.a[0]), size, size)
@@ -401,7 +365,7 @@ class _Work:
                 self.known[i, m] = (score, self.clock)
         return score
 
-    def _nested(self, pieces: Sequence[_Piece], outer: int, inner: int) -> Tensor:
+    def _nested(self, pieces: Sequence[Piece], outer: int, inner: int) -> Tensor:
         """Inner products of the insides of each two positions, ``(B, outer, outer, size, size)``."""
         size = self.arch.hidden[inner].size
         total = self.a[0].new_zeros(len(self.a[0]), outer, outer, size, size)

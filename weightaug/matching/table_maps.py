@@ -1,0 +1,96 @@
+"""Invertible maps of linear spaces of networks that are declared tensor by tensor: one choice for each orbit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weightaug.element import WeightSpaceElement
+from weightaug.group import GroupElement, act
+from weightaug.matching.pieces import axes_of, pieces_of
+
+__all__ = ["balance_maps"]
+
+_RANK = 1e-12  # of squared singular values: smaller ones count as zero
+_CLOSE = 1e-13
+
+
+def balance_maps(x: WeightSpaceElement, slots: Sequence[int], max_sweeps: int = 500) -> GroupElement:
+    """The maps with which, of every linear space, what writes it and what reads it have the same diagonal Gram matrix.
+
+    They minimise the norm of the network over its orbit, and are unique but for signs and order where no two of the
+    diagonal's entries are equal. Of a low-rank pair it is the balanced singular value decomposition of the product.
+
+    Args:
+        x: A flat float64 batch.
+        slots: The linear spaces.
+        max_sweeps: Limit on the visits of each; one does where no two of them share a tensor.
+
+    Raises:
+        ValueError: If what a space transmits has not full rank, so that no such maps exist.
+    """
+    arch = x.architecture
+    none: tuple[Tensor | None, ...] = (None,) * len(arch.hidden)
+    total = GroupElement.identity(arch)
+    for _ in range(max_sweeps):
+        still = True
+        for slot in slots:
+            written, read = _gram(x, slot, 1), _gram(x, slot, -1)
+            apart = (written - read).abs().amax((-1, -2)) > _CLOSE * written.abs().amax((-1, -2))
+            if not bool(apart.any()) and _is_diagonal(written):
+                continue
+            still = False
+            maps = tuple([_balanced(written, read, x, slot) if s == slot else t for s, t in enumerate(none)])
+            group = GroupElement(arch, none, none, none, maps)
+            x, total = act(x, group), group @ total
+        if still:
+            break
+    return total
+
+
+def _is_diagonal(gram: Tensor) -> bool:
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    off = (gram - torch.diag_embed(diagonal)).abs().amax((-1, -2))
+    return not bool((off > _CLOSE * diagonal.amax(-1)).any())
+
+
+def _gram(x: WeightSpaceElement, slot: int, degree: int) -> Tensor:
+    """Inner products of the neurons of a space in all that writes or all that reads it, ``(B, [outer,] n, n)``."""
+    arch = x.architecture
+    shape = arch.slot_shapes[slot]
+    total = torch.zeros(len(x), *shape, shape[-1], dtype=x.dtype, device=x.device)
+    tensors = x.tensors()
+    for piece in pieces_of(arch):
+        for move in piece.plan.moves:
+            if (slot, degree) in move.roles:
+                axes = axes_of(move)
+                rows = piece.of(tensors).movedim([1 + a for a in axes], list(range(1, 1 + len(axes))))
+                rows = rows.reshape(*rows.shape[: 1 + len(axes)], -1)
+                total += torch.matmul(rows, rows.mT)
+    return total
+
+
+def _balanced(written: Tensor, read: Tensor, x: WeightSpaceElement, slot: int) -> Tensor:
+    """M with M P M^T = M^-T G M^-1 diagonal, for P of what writes and G of what reads."""
+    values, vectors = torch.linalg.eigh(written)
+    _check_rank(values, x, slot, "writes")
+    root = vectors * values.sqrt().unsqueeze(-2)  # P = root root^T
+    both, turned = torch.linalg.eigh(torch.matmul(torch.matmul(root.mT, read), root))
+    _check_rank(both, x, slot, "reads")
+    inverse = vectors.mT / values.sqrt().unsqueeze(-1)
+    return torch.matmul(both.sqrt().sqrt().unsqueeze(-1) * turned.mT, inverse)
+
+
+def _check_rank(values: Tensor, x: WeightSpaceElement, slot: int, verb: str) -> None:
+    lost = (values <= _RANK * values.amax(-1, keepdim=True)).sum(-1)
+    if bool(lost.any()):
+        space = x.architecture.hidden[slot]
+        first = lost.nonzero()[0].tolist()
+        full = space.size - int(lost[tuple(first)])
+        raise ValueError(
+            f"space {space.name!r}: what {verb} it has rank {full} of {space.size} in network {first[0]} of the batch, "
+            "so that its invertible maps have no normal form; use canonicalize_lora for low-rank pairs, or symmetry="
+            "'permutation', or several without 'maps'"
+        )
