@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.families import Depthwise, ResNet18, WildPark, exercised
-from weightaug import GroupElement, HeadRotation, Permute, ReLUScale, WeightSpaceElement, act, stack
+from weightaug import GroupElement, HeadRotation, Permute, ReLUScale, SirenNegation, WeightSpaceElement, act, stack
 from weightaug.adapters import from_modules
 from weightaug.matching import align_to, distance, match, match_many
 from weightaug.matching.table import _Work, neutral
@@ -17,6 +17,7 @@ from weightaug.matching.table import _Work, neutral
 MODULES = {
     "batch_norm": (lambda: WildPark(), (1, 9, 9)),
     "no_norm": (lambda: WildPark(norm=False), (1, 9, 9)),
+    "tanh": (lambda: WildPark(nn.Tanh, norm=False), (1, 9, 9)),
     "grouped": (lambda: Depthwise(), (3, 6, 6)),
     "resnet18": (lambda: ResNet18(4, 3), (3, 32, 32)),
     "attention": (lambda: nn.TransformerEncoderLayer(12, 3, 20, batch_first=True), (5, 12)),
@@ -37,6 +38,8 @@ def trained_apart(name: str) -> tuple[WeightSpaceElement, Tensor]:
 def moved(element: WeightSpaceElement, seed: int, *, rotate: bool = True) -> WeightSpaceElement:
     """A random place in each orbit that matching can bring back."""
     result = Permute()(element, generator=torch.Generator().manual_seed(seed))
+    if all("sign" in space.symmetries for space in element.architecture.hidden):
+        result = SirenNegation()(result, generator=torch.Generator().manual_seed(seed + 2))
     if rotate and any(space.linear for space in element.architecture.hidden):
         result = HeadRotation()(result, generator=torch.Generator().manual_seed(seed + 1))
     return result
@@ -127,12 +130,12 @@ def test_the_distance_sees_no_symmetry_that_it_takes_out(name: str):
     assert bool((there < apart).all())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "no_norm", "grouped", "attention"])
+@pytest.mark.parametrize("name", ["resnet18", "no_norm", "tanh", "grouped", "attention"])
 @pytest.mark.parametrize("pairs", [1, 2])
 def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs: int):
     networks, _ = trained_apart(name)
     a, b = networks[:pairs], networks[2 : 2 + pairs]
-    work = _Work(a, b, maps=True)
+    work = _Work(a, b, maps=True, signs=True)
     work.walk()
     compared = 0
     few = torch.Generator().manual_seed(0)
@@ -142,13 +145,15 @@ def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs
             size = a.architecture.hidden[slot].size
             if size < 4 or a.architecture.hidden[slot].linear:
                 continue
-            step = neutral(a.architecture, pairs, True, a.dtype)
+            step = neutral(a.architecture, pairs, True, True, a.dtype)
             order = torch.arange(size)
             one, other = torch.randperm(size, generator=few)[:2].tolist()
             order[one], order[other] = other, one
             step.permutation[slot].copy_(order)
+            for s in work.states.get(slot, ()):  # and a third its sign
+                step.scale[s][:, int(torch.randperm(size, generator=few)[0])] = -1.0
             work._move(slot, step)
-            fresh = _Work(a, work.b, maps=True)
+            fresh = _Work(a, work.b, maps=True, signs=True)
             for i, m in work.known:
                 compared += 1
                 torch.testing.assert_close(work._products(i, m), fresh._products(i, m), rtol=1e-9, atol=1e-11)
@@ -181,15 +186,39 @@ def test_what_is_not_known_there_is_refused_with_what_to_do():
     ):
         with pytest.raises(ValueError, match="leave it out"):
             call()
-    for call in (
-        lambda: match(networks[:2], networks[2:], symmetry="scale"),
-        lambda: match_many(networks, symmetry=("permutation", "scale")),
-    ):
-        with pytest.raises(ValueError, match="symmetry='auto'"):
-            call()
+    with pytest.raises(ValueError, match="leave 'scale' out"):
+        match_many(networks, symmetry=("permutation", "scale"))
+    with pytest.raises(ValueError, match="no space of this architecture has it"):
+        match(networks[:2], networks[2:], symmetry="maps")
+    with pytest.raises(ValueError, match="got 'phase'"):
+        match(networks[:2], networks[2:], symmetry=("permutation", "phase"))
     with pytest.raises(ValueError, match="kicks=3"):
         match(networks[:2], networks[2:], kicks=3)
     with pytest.raises(ValueError, match="max_sweeps"):
         match(networks[:2], networks[2:], max_sweeps=0)
     scaled = ReLUScale(1.5)(networks, generator=torch.Generator().manual_seed(0))  # factors are not matched
     assert isinstance(match(networks, scaled), GroupElement)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "no_norm", "resnet18"])
+def test_scales_are_taken_out_where_they_are_asked_for(name: str):
+    networks, x = trained_apart(name)
+    networks = networks[:2]
+    elsewhere = ReLUScale(max_scale=1.4)(moved(networks, 5), generator=torch.Generator().manual_seed(3))
+    found = match(networks, elsewhere, symmetry=("permutation", "scale"))
+    assert gap(act(elsewhere, found), networks) < 1e-8  # in the scales of the first
+    assert gap(act(elsewhere, match(networks, elsewhere)), networks) > 1e-2  # which are left alone otherwise
+    apart = distance(networks, elsewhere, symmetry=("permutation", "scale"))
+    size = squares(networks).sqrt()
+    assert bool((apart < 1e-8 * size).all())
+    assert bool((distance(networks, elsewhere) > 1e-2 * size).all())
+    torch.testing.assert_close(act(elsewhere, found)(x), networks(x), rtol=1e-9, atol=1e-9)
+
+
+def test_signs_are_left_alone_where_permutations_alone_are_asked_for():
+    networks, _ = trained_apart("tanh")
+    elsewhere = moved(networks, 5)
+    for symmetry, comes_back in (("permutation", False), (("permutation", "sign"), True)):
+        found = match(networks, elsewhere, symmetry=symmetry)
+        assert (gap(act(elsewhere, found), networks) < 1e-9) == comes_back
+        assert all(s is None for s in found.scale) != comes_back

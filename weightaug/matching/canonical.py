@@ -201,8 +201,8 @@ def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> Group
     non-zero weights are all equal and form a regular graph: to decide those is as hard as graph isomorphism.
 
     Networks that are declared tensor by tensor (``Architecture.from_module``) are treated alike, with two differences.
-    Their scales are those for which the squared logarithms of all entries that are not zero have the smallest sum, since
-    what a norm reads has no norm of its own to balance; and the invertible maps of linear spaces (heads, low-rank
+    Their scales are those for which the squared logarithms of all entries that are not zero have the smallest sum,
+    since what a norm reads has no norm of its own to balance; and the invertible maps of linear spaces (heads, low-rank
     pairs) give what writes and what reads such a space the same diagonal Gram matrix, which is unique where no two
     of its entries are equal.
 

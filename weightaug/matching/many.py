@@ -96,8 +96,14 @@ def match_many(
     settings: dict[str, Any] = {"starts": starts, "max_sweeps": max_sweeps}
     aligner: _Layers | _Table | None
     if x.architecture.is_declared:
-        check_declared(symmetry, starts)
-        aligner = _Table(symmetry == "auto", **settings)
+        names = check_declared(x.architecture, symmetry, starts)
+        if "scale" in names:
+            raise ValueError(
+                "match_many: sets of networks that are declared tensor by tensor keep their scales, got "
+                f"symmetry={symmetry!r}; leave 'scale' out, or give it networks in canonical scales: "
+                "act(x, canonicalize(x, symmetry='scale'))"
+            )
+        aligner = _Table("maps" in names, "sign" in names, **settings)
     else:
         rules = resolve(x.architecture, symmetry)
         aligner = _Layers(rules, **settings) if rules else None
@@ -173,24 +179,25 @@ class _Layers:
 
 @dataclass(frozen=True)
 class _Table:
-    """How networks that are declared tensor by tensor are aligned: permutations and orthogonal maps, no scales."""
+    """How networks that are declared tensor by tensor are aligned: by permutations, signs and orthogonal maps."""
 
     maps: bool
+    signs: bool
     starts: Sequence[str]
     max_sweeps: int
 
     def still(self, x: WeightSpaceElement) -> GroupElement:
         """The identity with a tensor for every part that is found."""
-        return neutral(x.architecture, len(x), self.maps, x.dtype)
+        return neutral(x.architecture, len(x), self.maps, self.signs, x.dtype)
 
     def placed(self, a: WeightSpaceElement, b: WeightSpaceElement) -> GroupElement:
         """What aligns b to a."""
-        return match_table(a, b, maps=self.maps, max_sweeps=self.max_sweeps, starts=self.starts)
+        return match_table(a, b, maps=self.maps, signs=self.signs, max_sweeps=self.max_sweeps, starts=self.starts)
 
     def step(self, mean: WeightSpaceElement, own: WeightSpaceElement, *, scales: bool) -> GroupElement:
         """What brings a network nearer to the mean of the others, from where it is."""
         names = ("identity", *(name for name in self.starts if name != "identity"))
-        return match_table(mean, own, maps=self.maps, max_sweeps=self.max_sweeps, starts=names)
+        return match_table(mean, own, maps=self.maps, signs=self.signs, max_sweeps=self.max_sweeps, starts=names)
 
 
 def _merge(

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
 from weightaug.group import act
-from weightaug.matching.canonical import flat64, to_representative
+from weightaug.matching.canonical import flat64, to_representative, unflat
 from weightaug.matching.rules import Symmetry, check_count, check_pair, resolve
 from weightaug.matching.surroundings import undisturbed
-from weightaug.matching.weight import check_starts, match_declared, solve, working_device
+from weightaug.matching.table_canonical import scales_of
+from weightaug.matching.weight import check_declared, check_starts, match_declared, solve, working_device
 
 __all__ = ["distance"]
 
@@ -53,6 +54,10 @@ def distance(
     if a.architecture.is_declared:
         starts = ("forward",) if starts is INVARIANT_STARTS else starts
         check_count("max_sweeps", max_sweeps, 1)
+        names = check_declared(a.architecture, symmetry, starts)
+        if "scale" in names:  # the distance is the one in canonical scales
+            a, b = (act(x, unflat(scales_of(flat64(x), names), x)) for x in (a, b))
+        symmetry = names - {"scale"}
         forth, back = (
             match_declared(x, y, symmetry, max_sweeps, starts, keep_identity=False) for x, y in ((a, b), (b, a))
         )

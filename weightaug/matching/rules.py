@@ -15,6 +15,7 @@ from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 
 __all__ = [
+    "DECLARED_SYMMETRIES",
     "Rule",
     "Symmetry",
     "check_count",
@@ -22,6 +23,7 @@ __all__ = [
     "check_generator",
     "check_networks",
     "check_pair",
+    "declared_names",
     "neighbours",
     "resolve",
     "topological_slots",
@@ -30,6 +32,7 @@ __all__ = [
 Symmetry = str | Collection[str]
 
 _NAMES = ("permutation", "sign", "phase", "scale")
+DECLARED_SYMMETRIES = ("permutation", "sign", "scale", "maps")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,40 @@ def _resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]
 
 
 _resolved = lru_cache(maxsize=64)(_resolve)
+
+
+def declared_names(architecture: Architecture, symmetry: Symmetry, auto: Collection[str]) -> frozenset[str]:
+    """The symmetries in use in networks that are declared tensor by tensor; permutation is always among them.
+
+    Args:
+        architecture: The architecture.
+        symmetry: ``"auto"``, or one or several of ``DECLARED_SYMMETRIES``.
+        auto: What ``"auto"`` stands for.
+
+    Raises:
+        ValueError: If a name is unknown, or no hidden space has the symmetry.
+        TypeError: If the symmetry is no name and no collection of names.
+    """
+    words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)
+    if not words:
+        raise TypeError(f"symmetry: expected 'auto' or one or several of {DECLARED_SYMMETRIES}, got {symmetry!r}")
+    has = {name for space in architecture.hidden for name in space.symmetries} | {"permutation"}
+    if symmetry == "auto":
+        return frozenset(has & set(auto))
+    names = {symmetry} if isinstance(symmetry, str) else set(symmetry)
+    unknown = sorted(names - set(DECLARED_SYMMETRIES))
+    if unknown or not names:
+        raise ValueError(
+            f"symmetry: expected 'auto' or one or several of {DECLARED_SYMMETRIES} for networks that are declared "
+            f"tensor by tensor, got {unknown[0] if unknown else symmetry!r}"
+        )
+    missing = sorted(names - has)
+    if missing:
+        raise ValueError(
+            f"symmetry {missing[0]!r}: no space of this architecture has it; they have {sorted(has)}: see "
+            "architecture.describe(); use symmetry='auto' for all that exist"
+        )
+    return frozenset(names | {"permutation"})
 
 
 def check_pair(a: WeightSpaceElement, b: WeightSpaceElement, *, verb: str = "match", values: bool = True) -> None:

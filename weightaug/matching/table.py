@@ -37,28 +37,30 @@ def match_table(
     b: WeightSpaceElement,
     *,
     maps: bool,
+    signs: bool,
     max_sweeps: int,
     starts: Sequence[str],
     keep_identity: bool = True,
 ) -> GroupElement:
-    """Aligns b to a, pair by pair: permutations of every space, and orthogonal maps of linear ones.
+    """Aligns b to a, pair by pair: permutations of every space, signs, and orthogonal maps of linear ones.
 
     Args:
         a: The networks to align to, one batch dimension, float32 or float64: scores are computed in it.
         b: The networks to align, likewise.
         maps: Whether linear spaces are turned; else they are permuted.
+        signs: Whether neurons of odd and even activations change their signs.
         max_sweeps: Limit on the sweeps over all spaces.
         starts: Where the descent starts, ``"identity"`` or ``"forward"`` (after the walk) or both; the best is kept.
         keep_identity: Whether to return the identity where nothing better is found.
     """
-    best = neutral(a.architecture, len(a), maps, b.dtype)
+    best = neutral(a.architecture, len(a), maps, signs, b.dtype)
     if not len(a):
         return best
     reached = _inner(a.tensors(), b.tensors())
     if not keep_identity:
         reached.fill_(-torch.inf)
     for name in starts:
-        group, moved = _descend(_Work(a, b, maps), max_sweeps, walk=name == "forward")
+        group, moved = _descend(_Work(a, b, maps, signs), max_sweeps, walk=name == "forward")
         value = _inner(a.tensors(), (act(b, group) if moved is None else moved).tensors())
         closer = value >= reached  # never further apart than before
         best = group if bool(closer.all()) else _replaced(best, closer.nonzero().squeeze(1), group[closer])
@@ -66,16 +68,27 @@ def match_table(
     return best
 
 
-def neutral(arch: Architecture, count: int, maps: bool, dtype: torch.dtype) -> GroupElement:
+def neutral(arch: Architecture, count: int, maps: bool, signs: bool, dtype: torch.dtype) -> GroupElement:
     """The identity, with all parts that matching finds, for a flat batch."""
     permutation: list[Tensor | None] = []
     turned: list[Tensor | None] = []
+    signed = {s for own in _signed(arch, maps, signs).values() for s in own}
+    scale: list[Tensor | None] = []
     for s, (space, shape) in enumerate(zip(arch.hidden, arch.slot_shapes, strict=True)):
         turns, own = space.linear and maps, arch.masters[s] == s
         permutation.append(torch.arange(space.size).repeat(count, *shape[:-1], 1) if own and not turns else None)
         turned.append(torch.eye(space.size, dtype=dtype).repeat(count, *shape[:-1], 1, 1) if turns else None)
-    none = (None,) * len(permutation)
-    return GroupElement(arch, tuple(permutation), none, none, tuple(turned))
+        scale.append(torch.ones(count, space.size, dtype=dtype) if s in signed else None)
+    return GroupElement(arch, tuple(permutation), tuple(scale), (None,) * len(permutation), tuple(turned))
+
+
+def _signed(arch: Architecture, maps: bool, signs: bool) -> dict[int, list[int]]:
+    """For each space that moves by itself, the spaces that permute with it and have signs in use."""
+    found: dict[int, list[int]] = {}
+    for s, space in enumerate(arch.hidden):
+        if signs and "sign" in space.symmetries and len(arch.slot_shapes[s]) == 1 and not (space.linear and maps):
+            found.setdefault(arch.masters[s], []).append(s)
+    return found
 
 
 def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> tuple[GroupElement, WeightSpaceElement | None]:
@@ -107,7 +120,7 @@ def _replaced(group: GroupElement, rows: Tensor, part: GroupElement) -> GroupEle
         return tuple([None if w is None or n is None else w.index_copy(0, rows, n) for w, n in pairs])
 
     permutation, maps = put(group.permutation, part.permutation), put(group.maps, part.maps)
-    return GroupElement(group.architecture, permutation, group.scale, group.shift, maps)
+    return GroupElement(group.architecture, permutation, put(group.scale, part.scale), group.shift, maps)
 
 
 def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
@@ -120,9 +133,9 @@ def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
         return t.where(chosen.view(-1, *[1] * (t.dim() - 1)), neutral.to(t.device))
 
     permutation = tuple([pick(t, False) for t in group.permutation])
-    return GroupElement(
-        group.architecture, permutation, group.scale, group.shift, tuple([pick(t, True) for t in group.maps])
-    )
+    scale = tuple([None if t is None else t.where(chosen.unsqueeze(1), 1.0) for t in group.scale])
+    maps = tuple([pick(t, True) for t in group.maps])
+    return GroupElement(group.architecture, permutation, scale, group.shift, maps)
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -159,13 +172,14 @@ class _Step(NamedTuple):
 class _Work:
     """A batch of pairs, and the symmetry found so far."""
 
-    def __init__(self, a: WeightSpaceElement, b: WeightSpaceElement, maps: bool) -> None:
+    def __init__(self, a: WeightSpaceElement, b: WeightSpaceElement, maps: bool, signs: bool) -> None:
         arch = a.architecture
         self.arch = arch
-        self.maps = maps
+        self.maps, self.signs = maps, signs
+        self.states = {slot: _states(own, b.dtype) for slot, own in _signed(arch, maps, signs).items()}
         self.a = a.tensors()
         self.b = b
-        self.group = neutral(arch, len(a), maps, b.dtype)
+        self.group = neutral(arch, len(a), maps, signs, b.dtype)
         self.pieces = pieces_of(arch)
         slots = [s for s in range(len(arch.hidden)) if arch.masters[s] == s]
         self.inner: dict[int, list[int]] = {s: [] for s in slots}
@@ -190,7 +204,7 @@ class _Work:
     def only(self, chosen: Tensor) -> _Work:
         """The work on some of the pairs."""
         pick = WeightSpaceElement(self.arch, tuple([t[chosen] for t in self.a]), ())
-        rest = _Work(pick, self.b.map(lambda t: t[chosen]), self.maps)
+        rest = _Work(pick, self.b.map(lambda t: t[chosen]), self.maps, self.signs)
         rest.group = self.group.map(lambda t: t[chosen])
         rest.clock, rest.moved, rest.visited = self.clock, dict(self.moved), dict(self.visited)
         rest.known = {key: (score[chosen], when) for key, (score, when) in self.known.items()}
@@ -267,7 +281,7 @@ class _Work:
         for s in (slot, *self.inner[slot]):
             self.moved[s] = self.clock
         order = step.permutation[slot]
-        few = self._few(slot, order)
+        few = self._few(slot, step)
         for (i, m), (score, when) in list(self.known.items()):
             piece = self.pieces[i]
             move = piece.plan.moves[m]
@@ -279,30 +293,44 @@ class _Work:
                 if order is None:
                     del self.known[i, m]
                 else:
-                    self.known[i, m] = (score.gather(2, order.unsqueeze(1).expand_as(score)), when)
+                    score = score.gather(2, order.unsqueeze(1).expand_as(score))
+                    for s in self._odd(move):
+                        factor = step.scale[s]
+                        score = score if factor is None else score * factor.unsqueeze(1)
+                    self.known[i, m] = (score, when)
             elif few is not None and slot in piece.slots and (i, slot) in self.alone:
                 # What a few positions of the space say of another is taken out, and put in anew.
                 axis = 1 + next(other.axis for other in piece.plan.moves if other.slot == slot)
                 x, y, old = (piece.of(t).index_select(axis, few) for t in (self.a, self.b.tensors(), before.tensors()))
                 self.known[i, m] = (score + _rows(x, move) @ _rows(y - old, move).mT, self.clock)
 
-    def _few(self, slot: int, order: Tensor | None) -> Tensor | None:
-        """The positions that move in any pair, if these are a small part of the space."""
+    def _few(self, slot: int, step: GroupElement) -> Tensor | None:
+        """The positions that move or flip in any pair, if these are a small part of the space."""
+        order = step.permutation[slot]
         if order is None or self.inner[slot] or order.dim() != 2:
             return None
-        moved = (order != torch.arange(order.shape[-1])).any(0).nonzero().squeeze(1)
+        changed = order != torch.arange(order.shape[-1])
+        for s in self.states.get(slot, {}):
+            factor = step.scale[s]
+            changed = changed if factor is None else changed | (factor < 0)
+        moved = changed.any(0).nonzero().squeeze(1)
         return moved if len(moved) <= _FEW * order.shape[-1] else None
+
+    def _odd(self, move: Move) -> tuple[int, ...]:
+        """The spaces with signs whose signs one factor of a tensor takes."""
+        own = self.states.get(move.slot, {})
+        odd = [s for s, degree in move.roles if s in own and degree % 2 and not _drops_sign(self.arch, s, degree)]
+        return tuple(sorted(odd))
 
     def _step(self, slot: int, settled: set[int] | None) -> _Step:
         arch = self.arch
         none = (None,) * len(arch.hidden)
-        permutation: list[Tensor | None] = list(none)
-        maps: list[Tensor | None] = list(none)
+        permutation, maps, scale = (list[Tensor | None](none) for _ in range(3))
         own = {slot, *self.inner[slot]}
         pieces = self._relevant(slot, settled, own)
 
         def step(gain: Tensor, size: Tensor) -> _Step:
-            return _Step(GroupElement(arch, tuple(permutation), none, none, tuple(maps)), gain, size)
+            return _Step(GroupElement(arch, tuple(permutation), tuple(scale), none, tuple(maps)), gain, size)
 
         turned = arch.hidden[slot].linear and self.maps
         if arch.outer_sizes[slot] is not None:  # within a fixed space: each copy by itself
@@ -320,8 +348,8 @@ class _Work:
         inner_slots = self.inner[slot]
         crosses = {s: self._nested([p for p in pieces if s in p.slots], arch.hidden[slot].size, s) for s in inner_slots}
         alone = [p for p in pieces if not any(s in p.slots for s in inner_slots)]
-        score = self._similarity(alone, slot)
-        now, size = _trace(score), _size(score)
+        score, state = self._best_state(alone, slot)
+        now, size = _trace(self._similarity(alone, slot) if slot in self.states else score), _size(score)
         columns: dict[int, Tensor] = {}
         for s, cross in crosses.items():
             now = now + _trace(cross.diagonal(dim1=1, dim2=2).movedim(-1, 1)).sum(1)
@@ -331,6 +359,8 @@ class _Work:
             columns[s] = assign(cross.flatten(0, 2)).view(cross.shape[:-1])
             score = score + _taken(cross, columns[s])
         order = permutation[slot] = assign(score)
+        for s, sign in self.states.get(slot, {}).items():
+            scale[s] = sign[state.gather(2, order.unsqueeze(2)).squeeze(2)]
         for s, cross in crosses.items():
             index = order[:, :, None]
             if s in columns:
@@ -350,6 +380,29 @@ class _Work:
                 if move.slot == slot:
                     total += self._products(piece.number, m)
         return total
+
+    def _best_state(self, pieces: Sequence[Piece], slot: int) -> tuple[Tensor, Tensor]:
+        """Inner products with the signs of b that make each the largest, and which signs these are."""
+        states = self.states.get(slot)
+        if states is None:
+            score = self._similarity(pieces, slot)
+            return score, score
+        size = self.arch.hidden[slot].size
+        by_signs: dict[tuple[int, ...], Tensor] = {}
+        for piece in pieces:
+            for m, move in enumerate(piece.plan.moves):
+                if move.slot == slot:
+                    odd = self._odd(move)
+                    known = by_signs.get(odd)
+                    products = self._products(piece.number, m)
+                    by_signs[odd] = products if known is None else known + products
+        total = self.a[0].new_zeros(len(next(iter(states.values()))), len(self.a[0]), size, size)
+        for odd, products in by_signs.items():
+            factor = torch.ones_like(next(iter(states.values())))
+            for s in odd:
+                factor = factor * states[s]
+            total += factor.view(-1, 1, 1, 1) * products
+        return total.max(0)
 
     def _products(self, i: int, m: int) -> Tensor:
         """What one piece says of the space of one of its moves; computed where another of its spaces has moved."""
@@ -375,6 +428,18 @@ class _Work:
                 if move.slot == inner:
                     total += torch.einsum("bonr,bpmr->bopnm", _inside(x, move), _inside(y, move))
         return total
+
+
+def _states(slots: Sequence[int], dtype: torch.dtype) -> dict[int, Tensor]:
+    """For spaces with signs, what each of their joint states multiplies them with; the first state is none."""
+    states = torch.arange(2 ** len(slots))
+    return {s: 1 - 2 * (states >> i & 1).to(dtype) for i, s in enumerate(slots)}
+
+
+def _drops_sign(arch: Architecture, slot: int, degree: int) -> bool:
+    """Whether what reads a space sees nothing of its signs: those of even activations."""
+    activation = arch.hidden[slot].activation
+    return activation is not None and activation.even and not activation.odd and degree < 0
 
 
 def _rows(tensor: Tensor, move: Move) -> Tensor:

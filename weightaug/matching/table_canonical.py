@@ -9,14 +9,12 @@ import torch
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
-from weightaug.matching.rules import Symmetry
+from weightaug.matching.rules import DECLARED_SYMMETRIES, Symmetry, declared_names
 from weightaug.matching.table_colours import TableRefinement
 from weightaug.matching.table_maps import balance_maps
 from weightaug.matching.table_scales import balance_logs
 
-__all__ = ["table_representative"]
-
-_NAMES = ("permutation", "sign", "scale", "maps")
+__all__ = ["scales_of", "table_representative"]
 
 
 def table_representative(x: WeightSpaceElement, symmetry: Symmetry, dtype: torch.dtype) -> GroupElement:
@@ -32,39 +30,27 @@ def table_representative(x: WeightSpaceElement, symmetry: Symmetry, dtype: torch
         TypeError: If the symmetry is no name and no collection of names.
     """
     arch = x.architecture
-    names = _names(arch, symmetry)
-    spaces = list(enumerate(arch.hidden))
-    linear = [s for s, space in spaces if space.linear] if "maps" in names else []
-    scaled = [s for s, space in spaces if "scale" in names and "scale" in space.symmetries and s not in linear]
-    signed = [s for s, space in spaces if ("sign" in names and "sign" in space.symmetries) or s in linear]
-    group = balance_logs(x, scaled, frozenset(linear))
+    names = declared_names(arch, symmetry, auto=DECLARED_SYMMETRIES)
+    scaled, linear = _scaled(arch, names)
+    odd = {s for s, space in enumerate(arch.hidden) if "sign" in names and "sign" in space.symmetries}
+    group = balance_logs(x, scaled, linear)
     x = act(x, group)
     if linear:
-        maps = balance_maps(x, linear)
+        maps = balance_maps(x, sorted(linear))
         x, group = act(x, maps), maps @ group
     rounds = bool(scaled or linear)
     tolerance = min(max(16 * torch.finfo(dtype).eps if rounds else 0.0, 1e-10), 4e-3)
-    return TableRefinement(x, signed, tolerance).representative() @ group
+    return TableRefinement(x, sorted(odd | linear), tolerance).representative() @ group
 
 
-def _names(arch: Architecture, symmetry: Symmetry) -> set[str]:
-    words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)
-    if not words:
-        raise TypeError(f"symmetry: expected 'auto' or one or several of {_NAMES}, got {symmetry!r}")
-    if symmetry == "auto":
-        return set(_NAMES)
-    names = {symmetry} if isinstance(symmetry, str) else set(symmetry)
-    unknown = sorted(names - set(_NAMES))
-    if unknown or not names:
-        raise ValueError(
-            f"symmetry: expected 'auto' or one or several of {_NAMES} for networks that are declared tensor by tensor, "
-            f"got {unknown[0] if unknown else symmetry!r}"
-        )
-    has = {name for space in arch.hidden for name in space.symmetries} | {"permutation"}
-    missing = sorted(names - has)
-    if missing:
-        raise ValueError(
-            f"symmetry {missing[0]!r}: no space of this architecture has it; they have {sorted(has)}: see "
-            "architecture.describe(); use symmetry='auto' for all that exist"
-        )
-    return names
+def scales_of(x: WeightSpaceElement, names: Collection[str]) -> GroupElement:
+    """The scales of the representatives of a flat batch, in its dtype."""
+    group = balance_logs(x.to(torch.float64), *_scaled(x.architecture, names))
+    return group.map(lambda t: t.to(x.dtype))
+
+
+def _scaled(arch: Architecture, names: Collection[str]) -> tuple[list[int], frozenset[int]]:
+    """The spaces whose scales are chosen, and those whose maps are."""
+    linear = frozenset(s for s, space in enumerate(arch.hidden) if space.linear and "maps" in names)
+    scaled = [s for s, space in enumerate(arch.hidden) if "scale" in names and "scale" in space.symmetries]
+    return [s for s in scaled if s not in linear], linear

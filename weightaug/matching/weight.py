@@ -30,11 +30,13 @@ from weightaug.matching.rules import (
     check_finite,
     check_generator,
     check_pair,
+    declared_names,
     resolve,
     topological_slots,
 )
 from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.table import match_table
+from weightaug.matching.table_canonical import scales_of
 from weightaug.matching.wide import WIDE
 
 __all__ = [
@@ -87,8 +89,9 @@ def match(
     distance is the one between the balanced networks, and b ends in the scales of a.
 
     Networks that are declared tensor by tensor (``Architecture.from_module``) are matched by a walk and a descent over
-    permutations, heads with the best orthogonal map of their inside; factors stay as they are. They start from
-    ``"forward"``, ``"identity"`` or both.
+    permutations and signs, heads with the best orthogonal map of their inside. Factors stay as they are, unless
+    ``"scale"`` is asked for by name: then both networks are brought into the scales of :func:`canonicalize` first, the
+    distance is the one there, and b ends in the scales of a. They start from ``"forward"``, ``"identity"`` or both.
 
     ``method="activation"`` matches the values of the hidden neurons at ``points`` instead, one assignment
     per space.
@@ -102,7 +105,9 @@ def match(
         a: The networks to align to, of any batch shape.
         b: The networks to align, of the same architecture and batch shape.
         symmetry: ``"auto"`` for every symmetry that the activations allow, ``"permutation"`` for the
-            paper's, or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``.
+            paper's, or several of ``"permutation"``, ``"sign"``, ``"phase"``, ``"scale"``; for networks that are
+            declared tensor by tensor ``"auto"`` for ``("permutation", "sign", "maps")``, or several of these and
+            ``"scale"``.
         method: ``"weight"``, ``"activation"`` or ``"function"``.
         starts: Where the weight matching starts; for each pair the best result is kept. ``"identity"``,
             ``"reverse"`` (the identity, spaces visited from last to first), ``"forward"`` (each space by its
@@ -232,24 +237,25 @@ def _match_at_once(
     )
 
 
-def check_declared(symmetry: Symmetry, starts: Sequence[str]) -> None:
+def check_declared(architecture: Architecture, symmetry: Symmetry, starts: Sequence[str]) -> frozenset[str]:
     """Checks what is asked for in networks that are declared tensor by tensor.
+
+    Returns:
+        The symmetries.
 
     Raises:
         ValueError: If the symmetry or a start is not known there.
+        TypeError: If the symmetry is no name and no collection of names.
     """
     check_starts(starts)
-    if symmetry not in ("auto", "permutation"):
-        raise ValueError(
-            "networks that are declared tensor by tensor are matched with symmetry='auto' (permutations, and "
-            f"orthogonal maps of linear spaces) or 'permutation', got {symmetry!r}"
-        )
+    names = declared_names(architecture, symmetry, auto=("permutation", "sign", "maps"))
     unknown = [name for name in starts if name not in DECLARED_STARTS]
     if unknown:
         raise ValueError(
             f"networks that are declared tensor by tensor are matched from {DECLARED_STARTS}, got the start "
             f"{unknown[0]!r}; leave it out"
         )
+    return names
 
 
 def match_declared(
@@ -262,7 +268,7 @@ def match_declared(
     keep_identity: bool = True,
 ) -> GroupElement:
     """What :func:`match` does for networks that are declared tensor by tensor."""
-    check_declared(symmetry, starts)
+    names = check_declared(a.architecture, symmetry, starts)
     dims = len(a.batch_shape)
     precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
@@ -270,14 +276,21 @@ def match_declared(
         moved = x.map(lambda t: t.detach().to("cpu", precision))
         return moved.map(lambda t: t.flatten(0, dims - 1) if dims else t.unsqueeze(0))
 
+    x, y = flat(a), flat(b)
+    balanced = [scales_of(z, names) for z in (x, y)] if "scale" in names else None
+    if balanced is not None:
+        x, y = (act(z, g) for z, g in zip((x, y), balanced, strict=True))
     group = match_table(
-        flat(a),
-        flat(b),
-        maps=symmetry == "auto",
+        x,
+        y,
+        maps="maps" in names,
+        signs="sign" in names,
         max_sweeps=max_sweeps,
         starts=starts,
         keep_identity=keep_identity,
     )
+    if balanced is not None:  # b ends in the scales of a
+        group = balanced[0].inverse() @ group @ balanced[1]
 
     def back(t: Tensor) -> Tensor:
         t = t.reshape(*a.batch_shape, *t.shape[1:]).to(a.device)

@@ -80,7 +80,7 @@ def _check_symmetry(architecture: Architecture, symmetry: str | Sequence[str]) -
     """Raises a ValueError if no hidden space has a symmetry that was asked for."""
     from weightaug.matching.rules import resolve
 
-    if not architecture.is_declared:  # of those, match knows two symmetries, and checks which
+    if not architecture.is_declared:  # of those, match knows other symmetries, and checks which
         resolve(architecture, symmetry)
 
 
@@ -267,7 +267,8 @@ class AlignedMixup(Mixup):
     Args:
         symmetry: ``"auto"``: everything that the activations allow (signs, phases, positive scales);
             ``"permutation"``: permutations only, as in the paper; or several of ``"permutation"``, ``"sign"``,
-            ``"phase"``, ``"scale"``.
+            ``"phase"``, ``"scale"`` and, of networks that are declared tensor by tensor, ``"maps"`` (there
+            ``"auto"`` leaves scales alone).
         starts: Where matching starts, as for ``weightaug.matching.match``; None for its default. ``("identity",)``
             with ``symmetry="permutation"`` is what the paper's code does.
     """

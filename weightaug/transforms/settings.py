@@ -22,7 +22,7 @@ __all__ = [
     "symmetry",
 ]
 
-_SYMMETRIES = ("auto", "permutation", "sign", "phase", "scale")
+_SYMMETRIES = ("auto", "permutation", "sign", "phase", "scale", "maps")
 
 
 def number(owner: object, name: str, low: float = -math.inf, high: float = math.inf, *, ends: str = "[]") -> None:
