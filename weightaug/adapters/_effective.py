@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["copied", "effective_state", "refuse_parts", "unwrapped"]
+__all__ = ["check_materialised", "copied", "effective_state", "refuse_parts", "unwrapped"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -76,10 +76,8 @@ def effective_state(module: nn.Module, place: str = "") -> dict[str, Tensor]:
     Raises:
         ValueError: If a layer is lazy and has never run, or two hooks make one weight.
     """
+    check_materialised(module, place)
     state: dict[str, Tensor] = dict(module.state_dict())
-    for key, tensor in state.items():
-        if is_lazy(tensor):
-            raise ValueError(f"{place}{key!r} has no values yet, since its layer is lazy; call the module once first")
     with torch.no_grad():
         for prefix, layer in module.named_modules(remove_duplicate=False):
             for name, parts, value in _made(layer, place + repr(prefix)):
@@ -88,6 +86,17 @@ def effective_state(module: nn.Module, place: str = "") -> dict[str, Tensor]:
                     del state[key]
                 state[dotted + name] = value.detach()
     return state
+
+
+def check_materialised(module: nn.Module, place: str = "") -> None:
+    """Checks that all tensors have values.
+
+    Raises:
+        ValueError: If a layer is lazy and has never run.
+    """
+    for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"{place}{key!r} has no values yet, since its layer is lazy; call the module once first")
 
 
 def _made(layer: nn.Module, place: str) -> Iterator[tuple[str, Collection[str], Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weightaug._differences import difference
 from weightaug.adapters._checks import require_chain
-from weightaug.adapters._effective import copied, effective_state, refuse_parts, unwrapped
+from weightaug.adapters._effective import check_materialised, copied, effective_state, refuse_parts, unwrapped
 from weightaug.adapters._function import check_functions
 from weightaug.adapters.state_dicts import from_state_dicts, to_state_dicts
 from weightaug.adapters.traced import fill_module, read_modules
@@ -205,6 +205,7 @@ def from_modules(
     for i, module in enumerate(given):
         if not isinstance(module, nn.Module):
             raise TypeError(f"module {i}: expected an nn.Module, got {type(module).__name__}; see from_state_dicts")
+        check_materialised(module, "" if single else f"module {i}: ")
     if architecture is not None and (activation is not None or output_offset != 0.0):
         raise ValueError("give either architecture= or activation= and output_offset=, got both")
     if example_input is not None:
