@@ -3,8 +3,8 @@ Two CNNs, and the way between them
 ==================================
 
 Two small convolutional networks learn to tell the digits of the bundled networks apart, as 12 by 12 pictures. On the
-straight line between their weights accuracy breaks down; less so once the second is aligned to the first, and BatchNorm's
-running statistics are computed anew.
+straight line between their weights accuracy breaks down; less so once the second is aligned to the first, and the running
+statistics of BatchNorm are computed anew.
 """
 
 import torch
@@ -86,5 +86,4 @@ for name, end, renew in (
     panel.plot(steps, curve(end, renew), "o-", markersize=3, label=name)
 panel.set_xlabel("way from the first network to the second")
 panel.set_ylabel("test accuracy, %")
-figure.legend(loc="outside upper center", ncols=2, fontsize=8)
-figure
+_ = figure.legend(loc="outside upper center", ncols=2, fontsize=8)
