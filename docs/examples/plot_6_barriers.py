@@ -3,8 +3,8 @@ Two CNNs, and the way between them
 ==================================
 
 Two small convolutional networks learn to tell the digits of the bundled networks apart, as 12 by 12 pictures. On the
-straight line between their weights accuracy breaks down; less so once the second is aligned to the first, and the running
-statistics of BatchNorm are computed anew.
+straight line between their weights accuracy breaks down; less so once the second is aligned to the first, and the
+running statistics of BatchNorm are computed anew.
 """
 
 import torch
