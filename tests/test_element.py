@@ -198,8 +198,10 @@ def test_wrong_shape_names_layer_expected_and_got() -> None:
     weights, biases = parts()
     with pytest.raises(ValueError, match=r"layer1.weight: expected shape \(4, 4, 5\) .*got \(4, 5, 4\); .*swapped"):
         build([weights[0], weights[1].mT, weights[2]], biases)
-    with pytest.raises(ValueError, match=r"layer2.bias: expected shape \(4, 3\) .*got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"layer2.bias: expected shape \(4, 3\) .*got \(2, 3\)$"):
         build(weights, [*biases[:2], biases[2][:2]])
+    with pytest.raises(ValueError, match=r"layer1.weight: expected shape \(4, 4, 5\) .*got \(4, 4, 3\)$"):
+        build([weights[0], weights[1][..., :3], weights[2]], biases)
 
 
 def test_wrong_dtype() -> None:

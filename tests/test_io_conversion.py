@@ -147,3 +147,16 @@ def test_wrong_arguments(folder: Path, tmp_path: Path) -> None:
         convert(folder, (2, 3, 1), out=tmp_path / "set")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected the label 'y', got the keys"):
         convert(folder, DEEP, out=tmp_path / "set", labels="y", ignore=["label"])
+
+
+def test_a_file_of_many_networks_is_told_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    arch = Architecture.mlp((2, 3, 1), "tanh")
+    networks = random_element(arch, (4,))
+    for i, element in enumerate((networks[0], networks, networks[1])):
+        save_file({k: v.clone() for k, v in element.named_tensors()}, tmp_path / "nets" / f"net{i}.safetensors")
+    done = convert(tmp_path / "nets", arch, out=tmp_path / "set")
+    assert done.size == 2
+    ((path, reason),) = done.refused.items()
+    assert path.stem == "net1"
+    assert "expected one network, got a batch (4,)" in reason

@@ -171,3 +171,28 @@ def test_scales_of_neurons_that_are_cut_off_stay_within_half_precision():
     x = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.1)
     y = canonical(WeightSpaceElement.unflatten(arch, x).to(torch.float16))
     assert torch.all(y.flatten().isfinite())
+
+
+def test_a_neuron_that_only_its_bias_feeds_is_balanced_like_any_other():
+    arch = Architecture.mlp((2, 8, 7, 3), "relu")
+    x = networks(arch, 2)
+    x.weights[0][:, 3] = 0.0
+    y = act(x, balance(x, resolve(arch, "auto")))
+    for l in (0, 1):
+        incoming = y.weights[l].square().sum(2) + y.biases[l].square()
+        torch.testing.assert_close(incoming, y.weights[l + 1].square().sum(1))
+
+
+def test_neurons_that_differ_a_little_are_not_taken_for_equal():
+    arch = Architecture.mlp((2, 24, 3), "tanh")
+    x = networks(arch, 1)
+    for tensor in x.tensors():
+        if tensor.shape[1] == 24:
+            tensor[:] = tensor[:, :1]
+    x.weights[0][0, :, 1] += 1e-5 * torch.rand(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.weights[1][:] = x.weights[1][:, :, :1]
+    form = act(x, canonicalize(x))
+    for seed in range(5):
+        moved = act(x, symmetry(arch, 1, seed=seed))
+        pairs = zip(act(moved, canonicalize(moved)).tensors(), form.tensors(), strict=True)
+        assert all(torch.equal(got, expected) for got, expected in pairs)

@@ -16,7 +16,8 @@ from tests.test_matching import (
     symmetry,
 )
 from weightaug import Activation, Architecture, GroupElement, act, stack
-from weightaug.matching import align_to, match, match_many
+from weightaug.matching import align_to, many, match, match_many
+from weightaug.matching.weight import solve
 
 
 def test_align_to_one_reference():
@@ -100,3 +101,16 @@ def test_match_many_is_never_worse_than_merge_many(name, symmetry):
     for i in range(len(x)):
         theirs = merge_many(x[i], torch.Generator().manual_seed(i), **options)
         assert ours[i] <= spread(theirs) * (1 + 1e-9)
+
+
+def test_every_step_of_a_joint_alignment_keeps_to_the_sweeps_that_are_asked_for(monkeypatch):
+    seen = []
+
+    def solved(*args, **options):
+        seen.append(options["max_sweeps"])
+        return solve(*args, **options)
+
+    monkeypatch.setattr(many, "solve", solved)
+    match_many(networks(SINE, 3), max_sweeps=7)
+    assert len(seen) > 3
+    assert set(seen) == {7}

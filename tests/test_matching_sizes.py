@@ -84,3 +84,11 @@ def test_copies_whose_neurons_look_alike_are_found(activation, kind):
         found = act(b, match(a, b))
         assert squared(a, found).max() < 1e-18
         assert distance(a, b).max() < 1e-9
+
+
+def test_a_pair_of_very_different_sizes_is_matched_as_if_they_were_alike():
+    a, b = networks(SINE, 3), networks(SINE, 3, seed=1)
+    expected = match(a, b, symmetry="sign")
+    found = match(a.map(lambda t: t * 1e-9), b.map(lambda t: t * 1e9), symmetry="sign")
+    for p, q in zip(found.permutation, expected.permutation, strict=True):
+        assert torch.equal(p, q)

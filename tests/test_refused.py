@@ -17,6 +17,7 @@ from weightaug import (
     Permute,
     Pool,
     Refit,
+    SelfMixup,
     SomeOf,
     Space,
     TensorSpec,
@@ -250,6 +251,8 @@ CASES = {
     ),
     "adam_psnr": (lambda: Adam(target_psnr=float("nan")), ValueError, "target_psnr"),
     "refit_rate": (lambda: Refit(Mixup(), points=8, learning_rate=-1e-3), ValueError, "learning_rate"),
+    "self_mixup_alpha": (lambda: SelfMixup(alpha=0.0), ValueError, "alpha"),
+    "masked_number": (lambda: functional.mask(3, networks()), TypeError, "^element: expected"),
     "io_path": (lambda: io.load(3), TypeError, "expected a path"),
 }
 

@@ -160,3 +160,12 @@ def test_validate_warns_of_standardised_networks(per: str) -> None:
         Standardize.fit(networks, per)(networks).validate(expect="weights")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expect: 'weights' or None, got 'values'"):
         networks.validate(expect="values")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("std", [0.7, 1.4])
+def test_weights_of_another_deviation_are_not_taken_for_standardised(std: float) -> None:
+    networks = random_element(Architecture.siren((2, 16, 16, 1)), (40,))
+    scaled = Standardize.fit(networks, "tensor")(networks).map(lambda t: t * std)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scaled.validate(expect="weights")
