@@ -59,7 +59,7 @@ aligned = wa.act(b, matching.match(a, b))
 print(f"{accuracy(models[1]):.1f} % before, {accuracy(to_modules(aligned, like=models[1])):.1f} % after")
 
 # %%
-# The networks between them, in three ways.
+# The networks between them, in four ways.
 
 steps = torch.linspace(0, 1, 13)
 
