@@ -100,8 +100,14 @@ def check_complete(app, environment) -> None:
         raise ExtensionError(f"public, and in no page of docs/api: {missing}")
 
 
+def skip_numbers(app, what, name, obj, skip, options) -> bool | None:
+    """Fields of named tuples are told in the docstring of their class; alone they say "Alias for field number 0"."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app) -> None:
     properties = Properties()
     app.connect("autodoc-process-docstring", properties.keep, priority=400)  # napoleon's priority is 500
     app.connect("autodoc-process-docstring", properties.restore, priority=600)
+    app.connect("autodoc-skip-member", skip_numbers)
     app.connect("env-check-consistency", check_complete)

@@ -38,7 +38,7 @@ def assign(score: Tensor) -> Tensor:
         score: ``(batch, n, n)``, finite, of any real dtype.
 
     Returns:
-        int64 ``(batch, n)`` on the same device: row i gets column ``assignment[i]``.
+        The columns of the rows, int64 ``(batch, n)`` on the same device; row i gets column ``assignment[i]``.
 
     Raises:
         TypeError: If the scores are no tensor of real numbers.

@@ -34,7 +34,7 @@ def align_to(batch: WeightSpaceElement, reference: WeightSpaceElement, **options
         **options: As for :func:`match`.
 
     Returns:
-        The group element g: ``act(batch, g)`` is aligned, with tensors ``(*batch, size)``.
+        The group element g for which ``act(batch, g)`` is aligned, with tensors ``(*batch, size)``.
 
     Raises:
         ValueError: As for :func:`match`, or if the reference does not broadcast to the batch.
