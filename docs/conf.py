@@ -10,7 +10,8 @@ from sphinx_gallery.scrapers import figure_rst
 import weightaug
 
 project = "weightaug"
-author = "the weightaug developers"
+author = "The weightaug authors"
+copyright = "2026, The weightaug authors"
 release = version = weightaug.__version__
 
 extensions = [
