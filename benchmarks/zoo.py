@@ -8,6 +8,7 @@ two. The other parts measure, and write JSON to ``--out``:
 ``accuracy``   predicting test accuracy from weights, by augmentation
 ``lora``       planted gauges of low-rank pairs, and the distance that is left
 ``planted``    planted permutations of ResNet-18 and of a vision transformer, and whether they come back
+``derive``     what is derived of modules of full size, in what time, and their canonical forms
 ``speed``      Permute against clones, and matching against a plain loop over pairs
 
 ``page``       writes all that into the tables of ``--page``, and the figures beside it
@@ -28,6 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks.architectures.barriers import barriers
+from benchmarks.architectures.derivation import derivations
 from benchmarks.architectures.page import draw, table_of
 from benchmarks.architectures.planted import lora_gauges, permutations
 from benchmarks.architectures.ratios import ratios
@@ -80,6 +82,7 @@ PARTS: dict[str, tuple[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
     "accuracy": ("accuracy", predict_accuracy),
     "lora": ("lora", lambda args: lora_gauges(args.adapters)),
     "planted": ("planted", lambda args: permutations(args.seeds)),
+    "derive": ("derivation", lambda args: derivations()),
     "speed": ("speed", lambda args: ratios(args.folder, args.aligned)),
 }
 

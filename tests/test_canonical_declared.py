@@ -8,9 +8,9 @@ from torch import nn
 
 from tests.families import FAMILIES, WildPark, exercised
 from tests.test_tracing import TRANSFORMS, applies, error, run, traced
-from weightaug import LoRAGauge, Permute, ReLUScale, WeightSpaceElement, act
+from weightaug import LoRAGauge, Permute, ReLUScale, SirenNegation, WeightSpaceElement, act
 from weightaug.adapters import from_lora, from_modules
-from weightaug.matching import canonicalize, canonicalize_lora
+from weightaug.matching import canonicalize, canonicalize_lora, match
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -175,3 +175,32 @@ def test_pairs_without_full_rank_have_no_form_and_are_told_what_has():
     with pytest.raises(ValueError, match=r"reads it has rank 0 of 3 in network 0.*canonicalize_lora"):
         canonicalize(from_lora(fresh))
     assert normal(from_lora(fresh), "permutation").num_parameters == 48
+
+
+class Norms(nn.Module):
+    """A stream with many norms, whose gains may each change signs."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.read, self.write = nn.Linear(3, width), nn.Linear(width, 2)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(count)])
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(count)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.read(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(norm(x)).sin()
+        return self.write(x)
+
+
+def test_a_stream_with_many_norms_has_a_form_and_is_matched():
+    torch.manual_seed(0)
+    module, inputs = exercised(Norms(24, 10)), torch.randn(4, 3, dtype=torch.float64)
+    x = from_modules(module, example_input=inputs)
+    assert sum("sign" in space.symmetries for space in x.architecture.hidden) == 24  # 2 ** 24 joint choices
+    there = somewhere(x, 4)
+    form = normal(x)
+    assert gap(form, normal(there)) < 1e-8
+    assert error(run(module, inputs), run(module, inputs, dict(form.named_tensors()))) < 1e-9
+    there = SirenNegation()(Permute()(x))
+    assert gap(x, act(there, match(x, there))) < 1e-9

@@ -150,7 +150,7 @@ def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs
             one, other = torch.randperm(size, generator=few)[:2].tolist()
             order[one], order[other] = other, one
             step.permutation[slot].copy_(order)
-            for s in work.states.get(slot, ()):  # and a third its sign
+            for s in work.signed.get(slot, ()):  # and a third its sign
                 step.scale[s][:, int(torch.randperm(size, generator=few)[0])] = -1.0
             work._move(slot, step)
             fresh = _Work(a, work.b, maps=True, signs=True)

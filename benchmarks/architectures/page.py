@@ -103,6 +103,24 @@ def _planted(results: Results) -> str:
     return _table(["planted in", "numbers", "spaces", "% moved", "exactly found", "s"], rows)
 
 
+def _derivation(results: Results) -> str:
+    head = ["module", "parameters", "covered, %", "tensors", "spaces", "that move by themselves", "with maps"]
+    head += ["s to derive", "s with the check", "s for the canonical form", "two places of an orbit apart"]
+    rows = [
+        [
+            name,
+            f"{found['parameters']:,}",
+            f"{100 * found['covered']:.1f}",
+            *(f"{found[key]}" for key in ("tensors", "spaces", "permutations", "linear")),
+            *(f"{found[key]:.1f}" for key in ("processor_seconds", "processor_seconds_with_check")),
+            f"{found['canonical_seconds']:.1f}" if "canonical_seconds" in found else "",
+            f"{found['canonical_gap']:.0e}" if "canonical_gap" in found else "",
+        ]
+        for name, found in results["modules"].items()
+    ]
+    return _table(head, rows)
+
+
 def _speed(results: Results) -> str:
     rows = []
     for name, row in results["ratios"].items():
@@ -120,6 +138,7 @@ _TABLES: dict[str, Callable[[Results], str]] = {
     "accuracy": _accuracy,
     "lora": _lora,
     "planted": _planted,
+    "derive": _derivation,
     "speed": _speed,
 }
 

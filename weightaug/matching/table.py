@@ -29,6 +29,7 @@ __all__ = ["match_table", "neutral"]
 _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
+_JOINT = 6  # signs that meet in one factor of a tensor: beyond, they are left as they are
 _FEW = 0.6  # of a space: beyond, computing all products anew takes less time than what few positions changed
 
 
@@ -176,7 +177,7 @@ class _Work:
         arch = a.architecture
         self.arch = arch
         self.maps, self.signs = maps, signs
-        self.states = {slot: _states(own, b.dtype) for slot, own in _signed(arch, maps, signs).items()}
+        self.signed = _signed(arch, maps, signs)
         self.a = a.tensors()
         self.b = b
         self.group = neutral(arch, len(a), maps, signs, b.dtype)
@@ -193,6 +194,8 @@ class _Work:
         self.alone = {(piece.number, s) for s in slots for piece in self.around[s] if self._alone(piece, s)}
         # The gain of a move is what its scores say where each piece follows the space along one factor.
         self.simple = {s: all((piece.number, s) in self.alone for piece in self.around[s]) for s in self.slots}
+        # Of each space, the signs that have to be chosen together, and what each choice multiplies them with.
+        self.states = {s: self._together(s, b.dtype) for s in self.signed}
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
         self.moved = dict.fromkeys(slots, 0)
@@ -310,7 +313,7 @@ class _Work:
         if order is None or self.inner[slot] or order.dim() != 2:
             return None
         changed = order != torch.arange(order.shape[-1])
-        for s in self.states.get(slot, {}):
+        for s in self.signed.get(slot, ()):
             factor = step.scale[s]
             changed = changed if factor is None else changed | (factor < 0)
         moved = changed.any(0).nonzero().squeeze(1)
@@ -318,7 +321,7 @@ class _Work:
 
     def _odd(self, move: Move) -> tuple[int, ...]:
         """The spaces with signs whose signs one factor of a tensor takes."""
-        own = self.states.get(move.slot, {})
+        own = self.signed.get(move.slot, ())
         odd = [s for s, degree in move.roles if s in own and degree % 2 and not _drops_sign(self.arch, s, degree)]
         return tuple(sorted(odd))
 
@@ -348,8 +351,9 @@ class _Work:
         inner_slots = self.inner[slot]
         crosses = {s: self._nested([p for p in pieces if s in p.slots], arch.hidden[slot].size, s) for s in inner_slots}
         alone = [p for p in pieces if not any(s in p.slots for s in inner_slots)]
-        score, state = self._best_state(alone, slot)
-        now, size = _trace(self._similarity(alone, slot) if slot in self.states else score), _size(score)
+        now = self._similarity(alone, slot)
+        score, signs = self._signs_for_each(alone, slot) if slot in self.states else (now, {})
+        now, size = _trace(now), _size(score)
         columns: dict[int, Tensor] = {}
         for s, cross in crosses.items():
             now = now + _trace(cross.diagonal(dim1=1, dim2=2).movedim(-1, 1)).sum(1)
@@ -359,8 +363,8 @@ class _Work:
             columns[s] = assign(cross.flatten(0, 2)).view(cross.shape[:-1])
             score = score + _taken(cross, columns[s])
         order = permutation[slot] = assign(score)
-        for s, sign in self.states.get(slot, {}).items():
-            scale[s] = sign[state.gather(2, order.unsqueeze(2)).squeeze(2)]
+        for s, sign in signs.items():
+            scale[s] = sign.gather(2, order.unsqueeze(2)).squeeze(2)
         for s, cross in crosses.items():
             index = order[:, :, None]
             if s in columns:
@@ -381,28 +385,47 @@ class _Work:
                     total += self._products(piece.number, m)
         return total
 
-    def _best_state(self, pieces: Sequence[Piece], slot: int) -> tuple[Tensor, Tensor]:
-        """Inner products with the signs of b that make each the largest, and which signs these are."""
-        states = self.states.get(slot)
-        if states is None:
-            score = self._similarity(pieces, slot)
-            return score, score
-        size = self.arch.hidden[slot].size
+    def _together(self, slot: int, dtype: torch.dtype) -> list[dict[int, Tensor]]:
+        """The signs of a space in groups that meet in one factor of a tensor, and the states of each group.
+
+        Groups of more than ``_JOINT`` signs keep them.
+        """
+        groups = [{s} for s in self.signed[slot]]
+        for piece in self.around[slot]:
+            for move in piece.plan.moves:
+                if move.slot == slot and len(odd := set(self._odd(move))) > 1:
+                    met = [g for g in groups if g & odd]
+                    groups = [g for g in groups if not g & odd] + [set().union(*met)]
+        found = []
+        for group in groups:
+            states = torch.arange(2 ** len(group) if len(group) <= _JOINT else 1)
+            found.append({s: 1 - 2 * (states >> i & 1).to(dtype) for i, s in enumerate(sorted(group))})
+        return found
+
+    def _signs_for_each(self, pieces: Sequence[Piece], slot: int) -> tuple[Tensor, dict[int, Tensor]]:
+        """Inner products with the signs of b that make each the largest, and these signs, ``(B, size, size)``."""
         by_signs: dict[tuple[int, ...], Tensor] = {}
         for piece in pieces:
             for m, move in enumerate(piece.plan.moves):
                 if move.slot == slot:
-                    odd = self._odd(move)
-                    known = by_signs.get(odd)
-                    products = self._products(piece.number, m)
-                    by_signs[odd] = products if known is None else known + products
-        total = self.a[0].new_zeros(len(next(iter(states.values()))), len(self.a[0]), size, size)
-        for odd, products in by_signs.items():
-            factor = torch.ones_like(next(iter(states.values())))
-            for s in odd:
-                factor = factor * states[s]
-            total += factor.view(-1, 1, 1, 1) * products
-        return total.max(0)
+                    odd, products = self._odd(move), self._products(piece.number, m)
+                    by_signs[odd] = by_signs[odd] + products if odd in by_signs else products
+        size = self.arch.hidden[slot].size
+        score = self.a[0].new_zeros(len(self.a[0]), size, size)
+        if () in by_signs:
+            score = score + by_signs[()]
+        chosen: dict[int, Tensor] = {}
+        for states in self.states[slot]:
+            count = len(next(iter(states.values())))
+            total = self.a[0].new_zeros(count, *score.shape)
+            for odd, products in by_signs.items():
+                if odd and odd[0] in states:
+                    factor = torch.stack([states[s] for s in odd]).prod(0)
+                    total += factor.view(-1, 1, 1, 1) * products
+            best, state = total.max(0)
+            score = score + best
+            chosen |= {s: sign[state] for s, sign in states.items()}
+        return score, chosen
 
     def _products(self, i: int, m: int) -> Tensor:
         """What one piece says of the space of one of its moves; computed where another of its spaces has moved."""
@@ -428,12 +451,6 @@ class _Work:
                 if move.slot == inner:
                     total += torch.einsum("bonr,bpmr->bopnm", _inside(x, move), _inside(y, move))
         return total
-
-
-def _states(slots: Sequence[int], dtype: torch.dtype) -> dict[int, Tensor]:
-    """For spaces with signs, what each of their joint states multiplies them with; the first state is none."""
-    states = torch.arange(2 ** len(slots))
-    return {s: 1 - 2 * (states >> i & 1).to(dtype) for i, s in enumerate(slots)}
 
 
 def _drops_sign(arch: Architecture, slot: int, degree: int) -> bool:

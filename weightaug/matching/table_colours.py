@@ -23,22 +23,50 @@ __all__ = ["TableRefinement"]
 
 
 class _Vertices(NamedTuple):
-    """The positions of one space, with those that permute with it, and their states.
+    """The positions of one space, in one or two states.
 
     Attributes:
-        slot: The space whose permutation they follow.
+        slot: The space.
+        master: The space whose permutation it follows.
         shape: ``([outer,] n)``.
-        signs: For each space with signs, what a state multiplies it with, ``(S,)``.
+        sign: What a state multiplies it with, ``(S,)``; None for a space whose signs are not in use.
     """
 
     slot: int
+    master: int
     shape: tuple[int, ...]
-    signs: dict[int, Tensor]
-    states: int
+    sign: Tensor | None
+
+    @property
+    def states(self) -> int:
+        """Number of states of a position."""
+        return 1 if self.sign is None else len(self.sign)
+
+
+class _Said(NamedTuple):
+    """What the colours of one factor's spaces say, ``(B, [outer,] n)`` each.
+
+    Attributes:
+        even: Of the order of the positions, whatever their signs.
+        odd: For each space whose sign the factor takes: changes its sign with that.
+    """
+
+    even: Tensor
+    odd: dict[int, Tensor]
+
+    def but(self, slot: int | None = None) -> Tensor:
+        """The product of everything that is odd, but of one space."""
+        result = self.even
+        for s, said in self.odd.items():
+            result = result if s == slot else result * said
+        return result
 
 
 class TableRefinement(Colouring):
     """A flat batch of networks, whose positions are told apart.
+
+    Every space that moves by itself, and every space with signs, has vertices of its own: those that share a
+    permutation tell each other what is known of a position.
 
     Args:
         x: The networks, a flat float64 batch whose factors and maps are chosen.
@@ -50,23 +78,26 @@ class TableRefinement(Colouring):
         self.x = x
         arch = self.arch = x.architecture
         self.pieces = [piece for piece in pieces_of(arch) if piece.plan.moves]
-        self.groups = [self._vertices(s, signed) for s in range(len(arch.hidden)) if arch.masters[s] == s]
+        both = x.weights[0].new_tensor([1.0, -1.0])
+        self.groups = [
+            _Vertices(s, arch.masters[s], arch.slot_shapes[s], both if s in signed else None)
+            for s in range(len(arch.hidden))
+            if arch.masters[s] == s or s in signed
+        ]
         self.place = {group.slot: i for i, group in enumerate(self.groups)}
+        self.alike = {m: [i for i, g in enumerate(self.groups) if g.master == m] for m in set(arch.masters)}
         sizes = [torch.Size(group.shape).numel() for group in self.groups]
-        # What lies within a space comes after it, as its order follows that one's.
-        order = sorted(range(len(self.groups)), key=lambda i: arch.outers[self.groups[i].slot] is not None)
+        # What lies within a space comes after it, as its order follows that one's; signs after what they permute with.
+        order = sorted(
+            range(len(self.groups)),
+            key=lambda i: (arch.outers[self.groups[i].slot] is not None, self.groups[i].slot != self.groups[i].master),
+        )
         super().__init__(len(x), sizes, [group.states for group in self.groups], order, tolerance, x.device)
-
-    def _vertices(self, slot: int, signed: Sequence[int]) -> _Vertices:
-        own = [s for s in signed if self.arch.masters[s] == slot]
-        states = torch.arange(2 ** len(own), device=self.x.device)
-        signs = {s: 1.0 - 2.0 * (states >> i & 1).to(self.x.dtype) for i, s in enumerate(own)}
-        return _Vertices(slot, self.arch.slot_shapes[slot], signs, len(states))
 
     def start(self, slot: int) -> Tensor:
         """Copies within a fixed space have a place of their own, so they differ from the start."""
         group, colours = self.groups[slot], super().start(slot)
-        if len(group.shape) == 1 or self.arch.outers[group.slot] is not None:
+        if len(group.shape) == 1 or self.arch.outers[group.master] is not None:
             return colours
         copies = torch.arange(group.shape[0], dtype=colours.dtype, device=colours.device)
         return colours + copies.repeat_interleave(group.shape[1] * group.states)
@@ -80,75 +111,101 @@ class TableRefinement(Colouring):
         for piece in self.pieces:
             values = piece.of(tensors)
             unit = values / positive(values.abs().flatten(1).amax(1)).view(-1, *[1] * (values.dim() - 1))
-            odd, even = unit.mul(2.1).sin_(), unit.mul_(3.3).cos_().sub_(1)
-            for m, move in enumerate(piece.plan.moves):
-                group = self.groups[self.place[move.slot]]
-                sign = self._sign(move)
-                for function, entries in enumerate((odd, even)):
-                    said = self._contract(piece, m, entries, colours, turn + function / 2, odd=function == 0)
-                    said = said.reshape(len(part), -1, 1)
-                    said = said * sign if function == 0 and sign is not None else said.expand(-1, -1, group.states)
-                    keys[self.place[move.slot]] += (1 + piece.number / 7 + m / 3 + function / 5) * relative(said)
-        for g, group in enumerate(self.groups):
-            own = other_states(colours[g], group.states, turn)
-            keys[g] = relative(relative(keys[g]) + own / 2)
-        sums = [key.flatten(1) for key in keys]
-        for g, key in enumerate(sums):
-            colours[g] = split(colours[g], key, self.tolerance)
-        return sums
+            for function, entries in enumerate((unit.mul(2.1).sin_(), unit.mul_(3.3).cos_().sub_(1))):
+                odd = function == 0
+                said = [
+                    self._said(move, colours, 3 * m + turn + function / 2) for m, move in enumerate(piece.plan.moves)
+                ]
+                for m, move in enumerate(piece.plan.moves):
+                    sums = self._contract(piece, m, entries, said, turn, odd=odd)
+                    weight = 1 + piece.number / 7 + m / 3 + function / 5
+                    for i in self._told(move):
+                        key = (sums * said[m].but(self.groups[i].slot) if odd else sums).reshape(len(part), -1, 1)
+                        sign = self.groups[i].sign
+                        if odd and sign is not None and self.groups[i].slot in said[m].odd:
+                            key = key * sign
+                        keys[i] += weight * relative(key.expand(-1, -1, self.groups[i].states))
+        whole = [relative(key) for key in keys]
+        for i, group in enumerate(self.groups):
+            own = other_states(colours[i], group.states, turn) / 2
+            for j in self.alike[group.master]:
+                if j != i:  # the same position as it stands in another space
+                    numbers = colours[j].view(len(part), -1, self.groups[j].states)
+                    own = own + random_numbers(numbers, 13 * j + turn).sum(2, keepdim=True) / (3 + j)
+            keys[i] = relative(whole[i] + relative(own) / 2)
+        sums_ = [key.flatten(1) for key in keys]
+        for i, key in enumerate(sums_):
+            colours[i] = split(colours[i], key, self.tolerance)
+        return sums_
 
     def _sized(self) -> list[tuple[int, _Vertices]]:
         return list(zip(self.sizes, self.groups, strict=True))
 
-    def _sign(self, move: Move) -> Tensor | None:
-        """What the states of a position multiply the odd function of an entry with, ``(S,)``; None for 1."""
-        signs = self.groups[self.place[move.slot]].signs
-        total: Tensor | None = None
+    def _odd(self, move: Move) -> list[int]:
+        """The spaces whose signs one factor of a tensor takes."""
+        found = []
         for slot, degree in move.roles:
             activation = self.arch.hidden[slot].activation
-            even = activation is not None and activation.even and not activation.odd
-            if slot in signs and degree % 2 and not (even and degree < 0):
-                total = signs[slot] if total is None else total * signs[slot]
-        return total
+            drops = activation is not None and activation.even and not activation.odd and degree < 0
+            if slot in self.place and self.groups[self.place[slot]].sign is not None and degree % 2 and not drops:
+                found.append(slot)
+        return found
+
+    def _told(self, move: Move) -> list[int]:
+        """The vertices that hear of the entries along one factor: of the space that moves, and of its signs."""
+        return [self.place[s] for s in dict.fromkeys([move.slot, *self._odd(move)])]
+
+    def _said(self, move: Move, colours: Sequence[Tensor], turn: float) -> _Said:
+        def random(slot: int, which: float) -> tuple[Tensor, _Vertices]:
+            group = self.groups[self.place[slot]]
+            return random_numbers(colours[self.place[slot]].view(-1, *group.shape, group.states), which), group
+
+        odd = {}
+        for k, slot in enumerate(self._odd(move)):
+            numbers, group = random(slot, turn + 0.25 + 5 * k)
+            assert group.sign is not None
+            # An undecided sign cancels here, and so says nothing about the signs of others.
+            odd[slot] = (numbers * group.sign).sum(-1)
+        return _Said(random(move.slot, turn)[0].sum(-1), odd)
 
     def _contract(
-        self, piece: Piece, m: int, entries: Tensor, colours: Sequence[Tensor], turn: float, *, odd: bool
+        self, piece: Piece, m: int, entries: Tensor, said: Sequence[_Said], turn: float, *, odd: bool
     ) -> Tensor:
-        """Sums of entries times what the colours at all their other axes say, for every position of one move."""
+        """Sums of entries times what is said of all their other axes, for every position of one factor."""
         moves = piece.plan.moves
         letters = "abcdefghijklmnopqrstuvwxy"[: entries.dim() - 1]
         terms, names = [entries], ["z" + letters]
         for other, move in enumerate(moves):
-            if other == m:
-                continue
-            group = self.groups[self.place[move.slot]]
-            numbers = colours[self.place[move.slot]].view(len(entries), *group.shape, group.states)
-            random = random_numbers(numbers, 3 * other + turn)
-            sign = self._sign(move) if odd else None
-            # An undecided sign cancels here, and so says nothing about the signs of others.
-            terms.append((random if sign is None else random * sign).sum(-1))
-            names.append("z" + letters_of(move))
-        fixed = [a for a in range(entries.dim() - 1) if a not in {move.axis for move in moves}]
-        for axis in fixed:
+            if other != m:
+                terms.append(said[other].but() if odd else said[other].even)
+                names.append("z" + letters_of(move))
+        for axis in sorted(set(range(entries.dim() - 1)) - {move.axis for move in moves}):
             numbers = torch.arange(entries.shape[1 + axis], dtype=entries.dtype, device=entries.device)
             terms.append(random_numbers(numbers, 11 * axis + turn))
             names.append(letters[axis])
         return torch.einsum(f"{','.join(names)}->z{letters_of(moves[m])}", *terms)
 
     def bound(self, open_neurons: Sequence[Tensor], part: Tensor) -> list[Tensor]:
-        """Which open positions share an entry that is not zero with open positions of another axis."""
+        """Which open positions are connected to other open ones: by an entry that is not zero, or by being the same."""
         bound = [torch.zeros_like(t) for t in open_neurons]
+        opened = {
+            m: torch.stack([open_neurons[i] for i in own]).any(0).view(len(part), *self.groups[own[0]].shape)
+            for m, own in self.alike.items()
+        }
         tensors = [t[part] for t in self.x.tensors()]
         for piece in self.pieces:
             there = (piece.of(tensors) != 0).to(torch.float64)
             letters = "z" + "abcdefghijklmnopqrstuvwxy"[: there.dim() - 1]
             for m, move in enumerate(piece.plan.moves):
-                own = self.place[move.slot]
                 for other in piece.plan.moves[:m] + piece.plan.moves[m + 1 :]:
-                    group = self.place[other.slot]
-                    opened = open_neurons[group].view(len(part), *self.groups[group].shape).to(torch.float64)
                     names = f"{letters},z{letters_of(other)}->z{letters_of(move)}"
-                    bound[own] |= torch.einsum(names, there, opened).reshape(len(part), -1) > 0
+                    met = torch.einsum(names, there, opened[other.slot].to(torch.float64)).reshape(len(part), -1) > 0
+                    for i in self._told(move):
+                        bound[i] |= met
+        for own in self.alike.values():
+            several = torch.stack([open_neurons[i] for i in own]).sum(0) > 1
+            for i in own:
+                bound[i] |= several
         return [b & t for b, t in zip(bound, open_neurons, strict=True)]
 
     # -- the representative --------------------------------------------------------------------------
@@ -159,17 +216,18 @@ class TableRefinement(Colouring):
         none: tuple[Tensor | None, ...] = (None,) * len(arch.hidden)
         permutations, scales = list(none), list(none)
         whole = self.colours()
-        for g in self.order:
-            group = self.groups[g]
-            first, state = whole[g].view(self.count, *group.shape, group.states).min(-1)
+        for i in self.order:
+            group = self.groups[i]
+            first, state = whole[i].view(self.count, *group.shape, group.states).min(-1)
             order = first.argsort(-1)
             outer = arch.outers[group.slot]
             moved = None if outer is None else permutations[outer]
             if moved is not None:  # the positions that they lie within have moved before
                 index = moved.unsqueeze(-1).expand_as(order)
                 order, state = order.gather(1, index), state.gather(1, index)
-            permutations[group.slot] = order
-            state = state.gather(-1, order)
-            for slot, sign in group.signs.items():
-                scales[slot] = sign[state]
+            if group.slot == group.master:
+                permutations[group.slot] = order
+            final = permutations[group.master]
+            if group.sign is not None and final is not None:
+                scales[group.slot] = group.sign[state].gather(-1, final)
         return GroupElement(arch, tuple(permutations), tuple(scales), none)
