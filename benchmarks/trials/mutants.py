@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def files() -> list[str]:
     return [str(path.relative_to(package)) for path in found if path.name != "__init__.py"]
 
 
-def tests_of(reached: Reached, file: str, line: int) -> list[str]:
+def tests_of(reached: Reached, file: str, line: int, times: float = 1.0) -> list[str]:
     """The tests that are run for a line of a file, in order: those named after it, then the quickest.
 
     Where none is known to run it, as in what numba compiles, those named after the file.
@@ -66,7 +66,7 @@ def tests_of(reached: Reached, file: str, line: int) -> list[str]:
     chosen: list[str] = []
     seconds = 0.0
     for name in dict.fromkeys([*near, *names]):
-        if seconds + reached.seconds[name] <= TIME and len(chosen) < TESTS:
+        if seconds + reached.seconds[name] <= times * TIME and len(chosen) < times * TESTS:
             chosen.append(path_of(name))
             seconds += reached.seconds[name]
     return chosen
@@ -180,8 +180,13 @@ class Tried:
         return "survived", "no test runs it"
 
 
-def run(count: int, seed: int, log: Path, reached: Reached, told: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The rows of the sample, of which those that are missing are made."""
+def run(
+    count: int, seed: int, log: Path, reached: Reached, told: Callable[[str], None], also: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The rows of the sample, of which those that are missing are made.
+
+    With other tests besides, what has survived is tried again: by these first, and by more of those that run its line.
+    """
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     # A row stands for the file as it was: after a change of the file it is made again.
     done = {(row["file"], row["id"]): row for row in known}
@@ -195,9 +200,10 @@ def run(count: int, seed: int, log: Path, reached: Reached, told: Callable[[str]
             change = mutated(source_of(file), number)
             own = f"{change.line}: {change.what}: {change.before} -> {change.after}"
             row = done.get((file, own))
-            if row is None:
+            if row is None or (also and row["came"] == "survived"):
                 started = time.monotonic()
-                came, by = tried.change(file, change.source, tests_of(reached, file, change.line))
+                names = [*also, *tests_of(reached, file, change.line, 4.0 if also else 1.0)]
+                came, by = tried.change(file, change.source, names)
                 row = {"file": file, "id": own, "came": came, "by": by, "s": round(time.monotonic() - started, 1)}
                 out.write(json.dumps(row) + "\n")
                 out.flush()
@@ -213,6 +219,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=LOG, help="changes that are done, one a line")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--also", nargs="*", default=[], help="tests by which survivors are tried again")
     parser.add_argument("--covered", type=Path, default=FOLDER, help="what covered.py kept")
     args = parser.parse_args()
     try:
@@ -230,7 +237,7 @@ def main() -> None:
             bar.set_postfix_str(", ".join(f"{n} {name}" for name, n in came.items()), refresh=False)
             bar.update()
 
-        rows = run(args.count, args.seed, args.log, reached, told)
+        rows = run(args.count, args.seed, args.log, reached, told, args.also)
     judged = json.loads(JUDGED.read_text(encoding="utf-8")) if JUDGED.exists() else {}
     survivors = [row for row in rows if row["came"] == "survived"]
     told_of = [
