@@ -127,9 +127,9 @@ def test_the_tests_that_run_a_line_come_the_quickest_first(reached):
 
 def test_tests_named_after_a_file_come_first_and_only_so_many(reached, monkeypatch):
     monkeypatch.setattr(mutants, "path_of", str)
-    assert mutants.tests_of(reached, "group.py", 30) == ["tests.test_group.test_a", "tests.test_b.test_b"]
+    assert mutants.names_of(reached, "group.py", 30) == ["tests.test_group.test_a", "tests.test_b.test_b"]
     monkeypatch.setattr(mutants, "TIME", 2.0)
-    assert mutants.tests_of(reached, "group.py", 30) == ["tests.test_b.test_b"]
+    assert mutants.names_of(reached, "group.py", 30) == ["tests.test_b.test_b"]
 
 
 def test_a_test_is_named_as_pytest_takes_it():
