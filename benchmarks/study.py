@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks.data.quality import INR_DEVIATIONS
+from benchmarks.models.settings import MODEL_LABELS
 from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, tables_in
@@ -27,6 +29,9 @@ from benchmarks.table.notes import notes
 from benchmarks.table.report import Column, label_of
 
 HERE = Path(__file__).resolve().parent
+
+# The rows that the readers are compared by.
+ANSWER = ("none", "siren_negation", "mixup", "full_aligned_mixup", "negation_full_aligned_mixup")
 
 # What alignment.py calls the alignments of the rows that mix.
 ALIGNMENTS = {
@@ -48,6 +53,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "main": whole(main),
         "verdicts": verdicts(main),
         "redrawn": whole(redrawn),
+        "answer": answer([*main, *(table for table in rest if table.views == 1)]),
         "readers": whole(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
         "recipes": recipes(main, report.recorded(results / "small")),
@@ -66,6 +72,27 @@ def whole(tables: list[Column]) -> str:
         return NOT_YET
     parts = [f"**{table.title}**\n\n{report.table(table)}" for table in tables]
     return "\n\n".join([*parts, notes(tables)]) + "\n"
+
+
+def answer(tables: list[Column]) -> str:
+    """The readers side by side, by how much they reach without any augmentation, and with those that matter."""
+    rows = []
+    for table in tables:
+        finished = [record for record in table.records if record["status"] == "finished"]
+        for row, summary in table.rows.items():
+            if row not in ANSWER or summary.interval is None or not math.isfinite(summary.interval.half):
+                continue
+            fresh = f"{statistics.fmean(summary.fresh.values()):.1f}" if summary.fresh else "–"
+            size, work = finished[0].get("parameters", 0), finished[0].get("flops", math.nan) / 1e6
+            mean, half = summary.interval.mean, summary.interval.half
+            texts = [MODEL_LABELS.get(table.model, table.model), label_of(row), f"{mean:.1f} ± {half:.1f}", fresh]
+            rows.append((mean, f"| {' | '.join([*texts, f'{size:,}', f'{work:.1f}'])} |"))
+    if not rows:
+        return NOT_YET
+    heads = ["reader", "augmentation", "test accuracy, %", "on new views of training samples", "parameters"]
+    heads.append("million operations a network")
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    return "\n".join([*lines, *(line for _, line in sorted(rows))]) + "\n"
 
 
 def verdicts(tables: list[Column]) -> str:

@@ -157,9 +157,11 @@ class Column(NamedTuple):
 
     @property
     def published(self) -> dict[str, published.Column]:
-        """The paper's columns that stand beside it, by their heads: all of its data set with as many coordinates."""
+        """The paper's columns beside its two models, by their heads: all of the data set with as many coordinates."""
         name: Literal["ModelNet40", "FMNIST"] = "ModelNet40" if self.dataset in SHAPES else "FMNIST"
         short: dict[ModelName, str] = {"dws": "DWS", "relation-transformer": "GNN"}
+        if self.model not in short:
+            return {}
         return {
             f"paper: {short[model]}, {views} v.": published.Column(name, model, views)
             for model in short
