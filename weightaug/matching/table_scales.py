@@ -16,6 +16,7 @@ from weightaug.matching.pieces import axes_of, letters_of, pieces_of
 
 __all__ = ["balance_logs"]
 
+_CLOSE, _STEPS = 1e-27, 2000  # of the squared residual of conjugate gradients; a few dozen steps reach that
 _FLOOR = 1.0001  # how far a variance stays above the least that its norm's eps allows, in parts of eps
 
 
@@ -144,11 +145,11 @@ def _least_squares(x: WeightSpaceElement, slots: Sequence[int], equations: list[
     scaling = positive(gathered(diagonal)).reciprocal()
     solution = torch.zeros_like(scaling)
     rest = -gathered(pull)
-    aim = 1e-15 * (rest * scaling * rest).sum(1)
     step = scaling * rest
     size = (rest * step).sum(1)
-    for _ in range(4 * solution.shape[1] + 8):
-        if bool((size <= aim * 1e-12).all()):
+    aim = _CLOSE * size
+    for _ in range(_STEPS):
+        if bool((size <= aim).all()):
             break
         moved = product(step)
         length = size / positive((step * moved).sum(1))
