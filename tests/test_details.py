@@ -14,10 +14,12 @@ import torch
 import weightaug as wa
 from tests.networks import random_element
 from tests.test_matching import SINE, networks
+from tests.test_tracing_kinds import Looped
 from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, act, io
+from weightaug.adapters import from_modules
 from weightaug.io import conversion, files
 from weightaug.io.manifest import digest
-from weightaug.matching import Frame, canonicalize, match, weight
+from weightaug.matching import Frame, canonicalize, fit_frame, match, weight
 from weightaug.matching.many import _nearer_scales, _orders
 from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick
@@ -285,3 +287,32 @@ def test_convolutions_by_layers_have_a_canonical_form(kernel: tuple[int, ...]):
     torch.testing.assert_close(act(moved, canonicalize(moved)).flatten(), form.flatten(), rtol=1e-9, atol=1e-9)
     incoming = form.weights[1].flatten(2).square().sum(-1) + form.biases[1].square()
     torch.testing.assert_close(incoming, form.weights[2].flatten(3).square().sum(-1).sum(1))
+
+
+def test_a_reference_of_one_network_is_that_network():
+    """Of two references, one of which a single network is near to."""
+    near = networks(SINE, 1).map(lambda t: t.expand(6, *t.shape[1:]))
+    near = near.map(
+        lambda t: t + 0.01 * torch.randn(t.shape, generator=torch.Generator().manual_seed(1), dtype=t.dtype)
+    )
+    far = networks(SINE, 1, seed=7).map(lambda t: t * 3)
+    everyone = wa.cat([near, far])
+    frame = fit_frame(everyone, 2, kind="mean", symmetry="sign", generator=torch.Generator().manual_seed(0))
+    sizes = frame.element.flatten().norm(dim=1)
+    torch.testing.assert_close(sizes.max(), far.flatten().norm())
+
+
+def test_a_layer_that_writes_what_it_reads_is_never_matched_farther_away():
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 4, dtype=torch.float64)
+    modules = [Looped().double() for _ in range(12)]
+    with torch.no_grad():
+        for module in modules:
+            module.again.weight.mul_(8.0)  # the layer that follows the space twice counts most
+    x = from_modules(modules, example_input=inputs)
+    a, b = x[:6], x[6:]
+    before = (a.flatten() - b.flatten()).norm(dim=1)
+    for symmetry in ("permutation", "auto"):
+        moved = act(b, match(a, b, symmetry=symmetry, starts=("identity",)))
+        assert bool(((a.flatten() - moved.flatten()).norm(dim=1) <= before + 1e-12).all())
+        torch.testing.assert_close(moved(inputs), b(inputs))
