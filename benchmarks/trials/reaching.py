@@ -16,7 +16,7 @@ DATA, TIMES = "coverage", "times.xml"
 SETTINGS = """[run]
 branch = True
 source = weightaug
-omit = weightaug/_loops/*
+omit = weightaug/_loops/*, weightaug/testing/suite/*
 dynamic_context = test_function
 data_file = {data}
 """
