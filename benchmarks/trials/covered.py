@@ -48,8 +48,8 @@ def main() -> None:
             "lines": totals["num_statements"],
         },
         notes=[
-            "Compiled loops are left out: numba's code is not traced; and the suite that comes with the package, which is tests."
-            " What processes of their own run is not counted."
+            "Left out are compiled loops, since numba's code is not traced, and the suite that comes with the package, "
+            "which is tests. What processes of their own run is not counted."
         ],
         tables={"least covered": (["file", "lines and branches", "lines not run"], rows)},
     ).write("coverage", args.output)
