@@ -316,3 +316,32 @@ def test_a_layer_that_writes_what_it_reads_is_never_matched_farther_away():
         moved = act(b, match(a, b, symmetry=symmetry, starts=("identity",)))
         assert bool(((a.flatten() - moved.flatten()).norm(dim=1) <= before + 1e-12).all())
         torch.testing.assert_close(moved(inputs), b(inputs))
+
+
+def test_draws_for_wide_spaces_stay_what_they_are():
+    wide = random_element(Architecture.mlp((2, 40, 1), "tanh"), (2,))
+    group = wa.Permute().sample(wide, generator=torch.Generator().manual_seed(0))
+    assert group.permutation[0][:, :6].tolist() == [[23, 7, 1, 25, 0, 5], [4, 17, 12, 27, 10, 33]]
+
+
+def test_a_probability_of_one_draws_nothing():
+    x = random_element(SIREN, (3,))
+    generator, alone = (torch.Generator().manual_seed(0) for _ in range(2))
+    wa.SirenBias(p=1.0).sample(x, generator=generator)
+    torch.empty(3, 9, dtype=torch.int64).random_(-1, 2, generator=alone)
+    assert torch.equal(generator.get_state(), alone.get_state())
+
+
+def test_a_pipeline_that_reads_no_values_is_not_applied_to_be_drawn():
+    applied = []
+
+    class Counted(wa.Permute):
+        def apply(self, element, params):
+            applied.append(self)
+            return super().apply(element, params)
+
+    pipeline = wa.Compose([Counted(), Counted()])
+    pipeline.sample(random_element(SIREN, (3,)))
+    assert applied == []
+    pipeline(random_element(SIREN, (3,)))
+    assert len(applied) == 2
