@@ -19,11 +19,12 @@ from weightaug import Activation, Architecture, GroupElement, Layer, Space, Weig
 from weightaug.adapters import from_modules
 from weightaug.io import conversion, files
 from weightaug.io.manifest import digest
-from weightaug.matching import Frame, canonicalize, fit_frame, match, weight
+from weightaug.matching import Frame, canonicalize, fit_frame, function, match, weight
 from weightaug.matching.many import _nearer_scales, _orders
 from weightaug.matching.moves import Moves
 from weightaug.matching.restarts import kick
 from weightaug.matching.rules import resolve
+from weightaug.transforms import draws
 
 RELU = Architecture.mlp((2, 5, 4, 1), "relu")
 SIREN = Architecture.siren((2, 5, 4, 1))
@@ -345,3 +346,35 @@ def test_a_pipeline_that_reads_no_values_is_not_applied_to_be_drawn():
     assert applied == []
     pipeline(random_element(SIREN, (3,)))
     assert len(applied) == 2
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0, 3.0])
+def test_mixing_weights_spread_as_their_distribution_says(alpha: float):
+    lam = draws.beta(random_element(SIREN, (20_000,)), alpha, torch.Generator().manual_seed(0)).double()
+    assert float(lam.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(lam.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+
+def test_phases_of_single_neurons_are_the_best_there_are():
+    arch = Architecture.siren((1, 1, 1))
+    a, b = (networks(arch, 40, seed=seed) for seed in (0, 1))
+    a, b = (x.map(lambda t: t * 0.2) for x in (a, b))
+    found = act(b, match(a, b, symmetry="phase"))
+    every = [
+        act(b, GroupElement.of(arch, shift=(torch.full((40, 1), k),))).flatten() for k in range(-6, 7)
+    ]  # fmt: skip
+    least = torch.stack([(y - a.flatten()).square().sum(1) for y in every]).amin(0)
+    torch.testing.assert_close((found.flatten() - a.flatten()).square().sum(1), least)
+
+
+def test_following_the_gradient_brings_functions_nearer():
+    a, b = networks(SINE, 30), networks(SINE, 30, seed=1)
+    x = torch.rand(100, SINE.inputs[0].size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    start = Moves.identity(b, resolve(SINE, "auto"))
+
+    def error(steps):
+        moves = function._match_part(a, b, resolve(SINE, "auto"), x, start, steps, 0.05)
+        return float(function._error(a.flatten(), b, moves, x, (a(x) + b(x)) / 2)[0].mean())
+
+    alone, led = error(1), error(30)
+    assert led < 0.9 * alone

@@ -206,6 +206,7 @@ def recorded(folder: Path) -> list[Column]:
     if not paths:
         raise FileNotFoundError(f"{folder}: no result files in cells; make them with: python benchmarks/table1.py")
     tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    known: dict[tuple[str, str, int], Path] = {}
     for path in paths:
         record = read_json(path, "settings", "status")
         check_record(record, path)
@@ -216,10 +217,17 @@ def recorded(folder: Path) -> list[Column]:
             if settings.get("redraw"):  # of each seed its own
                 kept["fit"] = {k: v for k, v in settings["fit"].items() if k not in ("seed", "nth")}
                 kept["train"] = {k: v for k, v in settings["train"].items() if k != "split_seed"}
-            _ = settings["dataset"], settings["model"], settings["views"], int(settings["seed"])
+            of_table, seed = json.dumps(kept, sort_keys=True), int(settings["seed"])
+            _ = settings["dataset"], settings["model"], settings["views"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged ({error!r}); delete it, and it is made again") from error
-        tables.setdefault(json.dumps(kept, sort_keys=True), {}).setdefault(row, []).append(record)
+        other = known.setdefault((of_table, row, seed), path)
+        if other is not path:
+            raise ValueError(
+                f"{path.name} and {other.name} are both of the row {row!r} and seed {seed}, with other settings of the "
+                f"augmentation; move one of them out of {path.parent}"
+            )
+        tables.setdefault(of_table, {}).setdefault(row, []).append(record)
     result = []
     order = list(ROWS)
     for key, rows in tables.items():
