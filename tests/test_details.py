@@ -15,7 +15,7 @@ import weightaug as wa
 from tests.networks import random_element
 from tests.test_matching import SINE, networks
 from tests.test_tracing_kinds import Looped
-from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, act, io
+from weightaug import Activation, Architecture, GroupElement, Layer, Space, WeightSpaceElement, _loops, act, io
 from weightaug.adapters import from_modules
 from weightaug.io import conversion, files
 from weightaug.io.manifest import digest
@@ -222,14 +222,15 @@ def test_phases_alone_are_found(method: str):
     torch.testing.assert_close(act(b, found).flatten(), a.flatten(), rtol=1e-9, atol=1e-9)
 
 
-def test_a_soft_start_ends_nearer_than_a_hard_one():
-    a, b = networks(SINE, 40), networks(SINE, 40, seed=1)
+@pytest.mark.parametrize("symmetry", ["sign", "auto"])
+def test_a_soft_start_ends_nearer_than_a_hard_one(symmetry: str):
+    a, b = networks(SINE, 60), networks(SINE, 60, seed=1)
 
     def distance(starts):
-        moved = act(b, match(a, b, symmetry="sign", starts=starts))
+        moved = act(b, match(a, b, symmetry=symmetry, starts=starts))
         return float((moved.flatten() - a.flatten()).square().sum(1).mean())
 
-    assert distance(("anneal",)) < 0.985 * distance(("identity",))
+    assert distance(("anneal",)) < 0.9 * distance(("identity",))
 
 
 def test_gradients_bring_the_functions_nearer_than_weights_do():
@@ -355,7 +356,10 @@ def test_mixing_weights_spread_as_their_distribution_says(alpha: float):
     assert float(lam.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
 
 
-def test_phases_of_single_neurons_are_the_best_there_are():
+@pytest.mark.parametrize("compiled", [True, False])
+def test_phases_of_single_neurons_are_the_best_there_are(compiled: bool, monkeypatch: pytest.MonkeyPatch):
+    if not compiled:
+        monkeypatch.setattr(_loops, "load", lambda name: None)
     arch = Architecture.siren((1, 1, 1))
     a, b = (networks(arch, 40, seed=seed) for seed in (0, 1))
     a, b = (x.map(lambda t: t * 0.2) for x in (a, b))

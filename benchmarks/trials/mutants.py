@@ -18,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -215,6 +216,14 @@ def run(
     return rows
 
 
+def _commit() -> str:
+    """What the changes are changes of."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
 def _apart(change: str, width: int = 60) -> str:
     """What two lines differ in, with a little around it."""
     before, _, after = change.partition(" -> ")
@@ -281,7 +290,10 @@ def main() -> None:
             "of these judged to change nothing that is promised": same,
             "noticed of the others, %": round(100 * (1 - (len(survivors) - same) / (len(rows) - same)), 1),
         },
-        notes=["Compiled loops are left out: tests hold them and the readable code together."],
+        notes=[
+            f"The library as of commit {_commit()}; another one has other changes to draw from. Compiled loops are left "
+            "out: tests hold them and the readable code together."
+        ],
         tables={
             "by part": (["part", "tried", "noticed", "share"], parts),
             "not noticed": (["file and line", "kind", "change", "judgement"], told_of),

@@ -20,7 +20,10 @@ def told(value: Any) -> str:
     """A figure as text, which a table can hold."""
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("*", "\\*")
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = str(value).replace("|", "\\|")
+    return text if text.startswith("`") else text.replace("*", "\\*")
 
 
 def section(record: dict[str, Any]) -> str:
