@@ -291,8 +291,8 @@ def main() -> None:
             "noticed of the others, %": round(100 * (1 - (len(survivors) - same) / (len(rows) - same)), 1),
         },
         notes=[
-            f"The library as of commit {_commit()}; another one has other changes to draw from. Compiled loops are left "
-            "out: tests hold them and the readable code together."
+            f"The library as of commit {_commit()}; another one has other changes to draw from. Compiled loops are "
+            "left out: tests hold them and the readable code together."
         ],
         tables={
             "by part": (["part", "tried", "noticed", "share"], parts),
