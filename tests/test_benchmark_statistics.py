@@ -93,6 +93,16 @@ def test_rows_of_different_partners_stand_for_themselves():
     assert "MixUp (partners of 10 views)" in report.markdown(tables)
 
 
+def test_two_results_of_one_row_and_seed_are_refused(tmp_path):
+    (column, *_) = report.recorded(RESULTS / "small")
+    record = column.records[0]
+    other = dict(record, settings=record["settings"] | {"augmentation": {"type": "Permute", "more": 1}})
+    for name, content in (("a", record), ("b", other)):
+        write_json(tmp_path / "cells" / f"{name}.json", content)
+    with pytest.raises(ValueError, match=r"b.json and a.json are both of the row .* and seed 0.*move one of them"):
+        report.recorded(tmp_path)
+
+
 def test_mixed_versions_are_said_and_refused_on_demand(tmp_path):
     (column, *_) = report.recorded(RESULTS / "small")
     first, second, *_ = column.records

@@ -152,3 +152,15 @@ def test_the_page_is_that_of_the_records(tmp_path):
     )
     assert copy.read_text() == page.PAGE.read_text(), "run: python benchmarks/trials/page.py"
     assert set(records.read_records()) <= set(page.tables_in(copy.read_text()))
+
+
+def test_a_change_is_told_by_what_differs():
+    before, after = "a" * 100 + "b < c" + "d" * 100, "a" * 100 + "b <= c" + "d" * 100
+    told = mutants._apart(f"{before} -> {after}")
+    left, right = told.split(" -> ")
+    assert "b < cd" in left
+    assert "b <= cd" in right
+    assert left.startswith("...a")
+    assert right.endswith("d...")
+    assert len(told) < 160
+    assert mutants._apart("a < b -> a <= b") == "a < b -> a <= b"

@@ -25,12 +25,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `benchmarks` is a package
 
-from os.path import commonpath
 
 from benchmarks.trials.covered import FOLDER
 from benchmarks.trials.mutations import count_of, mutated
@@ -224,11 +224,16 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def _shared(a: str, b: str) -> int:
+    """How many letters two texts begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
 def _apart(change: str, width: int = 60) -> str:
     """What two lines differ in, with a little around it."""
     before, _, after = change.partition(" -> ")
-    start = len(commonpath([before, after]))
-    end = len(commonpath([before[start:][::-1], after[start:][::-1]]))
+    start = _shared(before, after)
+    end = _shared(before[start:][::-1], after[start:][::-1])
     kept = max((width - max(len(before), len(after)) + start + end) // 2, 8)
     first, last = max(start - kept, 0), max(end - kept, 0)
     cut = [text[first : len(text) - last] for text in (before, after)]
