@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -75,18 +74,13 @@ def derivations() -> dict[str, Any]:
             for spec in architecture.tensors
             if any(f.roles for axis in spec.axes for section in axis for f in section)
         )
-        kinds = Counter(
-            "heads" if any(other.within == space.name for other in architecture.hidden) else "neurons"
-            for space in architecture.hidden
-            if space.permutes_with is None and space.within is None
-        )
         found[name] = {
             "parameters": parameters,
             "covered": covered / parameters,
             "in_tensors_that_follow_a_space": followed / architecture.num_parameters,
             "tensors": len(architecture.tensors),
             "spaces": len(architecture.hidden),
-            "permutations": sum(kinds.values()) + sum(space.within is not None for space in architecture.hidden),
+            "permutations": sum(s.permutes_with is None or s.within is not None for s in architecture.hidden),
             "linear": sum(space.linear for space in architecture.hidden),
             "processor_seconds": derived - start,
             "processor_seconds_with_check": checked - derived,

@@ -58,6 +58,12 @@ class Call:
         """An argument that counts axes, from the front."""
         return int(self.args[name]) % max(len(value.shape), 1)
 
+    def axes(self, name: str, value: Value) -> list[int]:
+        """An argument that counts one axis or several, from the front; all of them where it is left out or empty."""
+        given, rank = self.args.get(name), len(value.shape)
+        dims = list(range(rank)) if given is None or given == [] else given
+        return [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+
     def refusal(self, why: str) -> Refused:
         """The error that names the module and the operator."""
         return Refused(f"{self.where}: operator {self.name!r}: {why}")

@@ -290,10 +290,7 @@ def _amax(call: Call) -> Any:
 def reduced(call: Call, kind: str) -> Value:
     """A sum, a maximum or another figure over some axes, that takes factors of a kind along the others."""
     value = call.value("self")
-    rank = len(value.shape)
-    given = call.args.get("dim")
-    dims = list(range(rank)) if given is None or given == [] else given
-    over = [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+    over = call.axes("dim", value)
     mix_over(value, over)
     axes: list[Terms] = []
     for a, axis in enumerate(value.axes):

@@ -24,12 +24,8 @@ def _deviation(call: Call) -> Value:
 def _ordered(call: Call) -> Value:
     """What depends on the order along some axes; of other axes it is linear."""
     value = call.value("self")
-    name = "dim" if call.name == "cumsum" else "dims"
-    given = call.args.get(name)
-    rank = len(value.shape)
     # torch.roll without dims rolls the flattened tensor.
-    dims = list(range(rank)) if given is None or given == [] else given
-    over = [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+    over = call.axes("dim" if call.name == "cumsum" else "dims", value)
     mix_over(value, over)
     for a in over:
         fix(value.axes[a], call.name)
@@ -72,28 +68,28 @@ def _lerp(call: Call) -> Value:
 
 @rule("index_select")
 def _index_select(call: Call) -> Value:
-    value, index = call.value("self"), call.value("index")
-    if not index.is_fixed:
-        raise call.refusal("picking positions that a symmetry moves is not followed")
-    along = call.axis("dim", value)
-    fix(value.axes[along], call.name)
-    axes = value.axes
-    return Value([*axes[:along], index.axes[0] if index.axes else [], *axes[along + 1 :]])
+    index = call.value("index")  # one number picks an axis of one position
+    return _picked(call, call.axis("dim", call.value("self")), index if index.axes else Value([[]]))
 
 
 @rule("index")
 def _index(call: Call) -> Value:
-    """One tensor of positions along one axis; the positions of that axis stay."""
-    value = call.value("self")
+    """One tensor of positions along one axis."""
     given = [(a, index) for a, index in enumerate(call.args["indices"]) if index is not None]
     if len(given) != 1:
         raise call.refusal("picking positions along several axes at once is not followed")
-    along, index = given[0]
+    ((along, index),) = given
+    picked = call.shape[along : along + len(index.axes)]
+    if index.is_fixed and tuple(picked) != index.shape:  # a mask keeps an unknown number of positions
+        raise call.refusal("picking positions by a mask is not followed")
+    return _picked(call, along, index)
+
+
+def _picked(call: Call, along: int, index: Value) -> Value:
+    """Positions along an axis, which stay where they are."""
     if not index.is_fixed:
         raise call.refusal("picking positions that a symmetry moves is not followed")
+    value = call.value("self")
     fix(value.axes[along], call.name)
     axes = value.axes
-    picked = call.shape[along : along + len(index.axes)]
-    if tuple(picked) != index.shape:  # a mask keeps an unknown number of positions
-        raise call.refusal("picking positions by a mask is not followed")
     return Value([*axes[:along], *index.axes, *axes[along + 1 :]])

@@ -10,6 +10,7 @@ from torch import Tensor
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import matmul
+from weightaug.matching.colours import tolerance_of
 from weightaug.matching.refinement import Refinement
 from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve, topological_slots
 from weightaug.matching.surroundings import undisturbed
@@ -232,7 +233,5 @@ def canonicalize(x: WeightSpaceElement, *, symmetry: Symmetry = "auto") -> Group
 def to_representative(x: WeightSpaceElement, rules: Sequence[Rule], dtype: torch.dtype) -> GroupElement:
     """:func:`canonicalize` for a flat float64 batch whose values were rounded to some dtype."""
     balancing = balance(x, rules)
-    # Moves that round leave differences of a few units in the last place between neurons that were equal.
     rounds = any(rule.scale or rule.half_period is not None for rule in rules)
-    tolerance = min(max(16 * torch.finfo(dtype).eps if rounds else 0.0, 1e-10), 4e-3)
-    return Refinement(act(x, balancing), rules, tolerance).representative() @ balancing
+    return Refinement(act(x, balancing), rules, tolerance_of(dtype, rounds=rounds)).representative() @ balancing

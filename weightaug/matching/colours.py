@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Colouring", "chosen", "other_states", "positive", "random_numbers", "relative", "split"]
+__all__ = ["Colouring", "chosen", "other_states", "positive", "random_numbers", "relative", "split", "tolerance_of"]
 
 
 class Colouring(ABC):
@@ -150,6 +150,11 @@ def positive(values: Tensor) -> Tensor:
 def relative(values: Tensor) -> Tensor:
     """Values ``(B, n, S)`` of each network in parts of its largest one."""
     return values / positive(values.abs().amax((1, 2), keepdim=True))
+
+
+def tolerance_of(dtype: torch.dtype, *, rounds: bool) -> float:
+    """By how much numbers that were equal may differ: by units in the last place where moves round."""
+    return min(max(16 * torch.finfo(dtype).eps if rounds else 0.0, 1e-10), 4e-3)
 
 
 def split(colours: Tensor, key: Tensor, tolerance: float) -> Tensor:

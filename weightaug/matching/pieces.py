@@ -10,7 +10,9 @@ from torch import Tensor
 from weightaug._table import Move, Plan
 from weightaug.architecture import Architecture
 
-__all__ = ["Piece", "axes_of", "letters_of", "pieces_of"]
+__all__ = ["LETTERS", "Piece", "axes_of", "letters_of", "pieces_of", "takes_sign"]
+
+LETTERS = "abcdefghijklmnopqrstuvwxy"  # of the axes of a piece, for einsum; "z" is left for the batch
 
 
 class Piece(NamedTuple):
@@ -53,8 +55,18 @@ def axes_of(move: Move) -> tuple[int, ...]:
 
 
 def letters_of(move: Move) -> str:
-    """Those axes as letters for einsum; "z" is left for the batch."""
-    return "".join("abcdefghijklmnopqrstuvwxy"[axis] for axis in axes_of(move))
+    """Those axes as letters for einsum."""
+    return "".join(LETTERS[axis] for axis in axes_of(move))
+
+
+def takes_sign(arch: Architecture, slot: int, degree: int) -> bool:
+    """Whether a tensor that follows a space in some degree changes its sign with the space's.
+
+    What reads an even activation sees nothing of its signs.
+    """
+    activation = arch.hidden[slot].activation
+    unseen = activation is not None and activation.even and not activation.odd and degree < 0
+    return degree % 2 == 1 and not unseen
 
 
 def _sections(plan: Plan, narrow: tuple[tuple[int, int, int], ...] = ()) -> Iterator[tuple[Any, Plan]]:

@@ -76,16 +76,8 @@ def _resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]
             "canonicalize_lora on low-rank pairs"
         )
     hidden = architecture.hidden
-    words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)
-    if not words:
-        raise TypeError(f"symmetry: expected 'auto' or one or several of {_NAMES}, got {symmetry!r}")
     auto = symmetry == "auto"
-    names = set(_NAMES) if auto else ({symmetry} if isinstance(symmetry, str) else set(symmetry))
-    unknown = sorted(names - set(_NAMES))
-    if unknown or not names:
-        raise ValueError(
-            f"symmetry: expected 'auto' or one or several of {_NAMES}, got {unknown[0] if unknown else symmetry!r}"
-        )
+    names = _named(symmetry, _NAMES)
     rules = []
     found = {"permutation"}
     for slot, space in enumerate(hidden):
@@ -112,6 +104,18 @@ def _resolve(architecture: Architecture, symmetry: Symmetry) -> tuple[Rule, ...]
     return tuple(rules)
 
 
+def _named(symmetry: Symmetry, known: tuple[str, ...], of: str = "") -> set[str]:
+    """The symmetries that are asked for, all that are known for ``"auto"``."""
+    if not (isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)):
+        raise TypeError(f"symmetry: expected 'auto' or one or several of {known}{of}, got {symmetry!r}")
+    names = set(known) if symmetry == "auto" else {symmetry} if isinstance(symmetry, str) else set(symmetry)
+    unknown = sorted(names - set(known))
+    if unknown or not names:
+        got = unknown[0] if unknown else symmetry
+        raise ValueError(f"symmetry: expected 'auto' or one or several of {known}{of}, got {got!r}")
+    return names
+
+
 _resolved = lru_cache(maxsize=64)(_resolve)
 
 
@@ -127,19 +131,10 @@ def declared_names(architecture: Architecture, symmetry: Symmetry, auto: Collect
         ValueError: If a name is unknown, or no hidden space has the symmetry.
         TypeError: If the symmetry is no name and no collection of names.
     """
-    words = isinstance(symmetry, Collection) and all(isinstance(name, str) for name in symmetry)
-    if not words:
-        raise TypeError(f"symmetry: expected 'auto' or one or several of {DECLARED_SYMMETRIES}, got {symmetry!r}")
+    names = _named(symmetry, DECLARED_SYMMETRIES, " for networks that are declared tensor by tensor")
     has = {name for space in architecture.hidden for name in space.symmetries} | {"permutation"}
     if symmetry == "auto":
         return frozenset(has & set(auto))
-    names = {symmetry} if isinstance(symmetry, str) else set(symmetry)
-    unknown = sorted(names - set(DECLARED_SYMMETRIES))
-    if unknown or not names:
-        raise ValueError(
-            f"symmetry: expected 'auto' or one or several of {DECLARED_SYMMETRIES} for networks that are declared "
-            f"tensor by tensor, got {unknown[0] if unknown else symmetry!r}"
-        )
     missing = sorted(names - has)
     if missing:
         raise ValueError(

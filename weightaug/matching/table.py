@@ -21,7 +21,7 @@ from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
-from weightaug.matching.pieces import Piece, pieces_of
+from weightaug.matching.pieces import Piece, pieces_of, takes_sign
 
 __all__ = ["match_table", "neutral"]
 
@@ -322,7 +322,7 @@ class _Work:
     def _odd(self, move: Move) -> tuple[int, ...]:
         """The spaces with signs whose signs one factor of a tensor takes."""
         own = self.signed.get(move.slot, ())
-        odd = [s for s, degree in move.roles if s in own and degree % 2 and not _drops_sign(self.arch, s, degree)]
+        odd = [s for s, degree in move.roles if s in own and takes_sign(self.arch, s, degree)]
         return tuple(sorted(odd))
 
     def _step(self, slot: int, settled: set[int] | None) -> _Step:
@@ -451,12 +451,6 @@ class _Work:
                 if move.slot == inner:
                     total += torch.einsum("bonr,bpmr->bopnm", _inside(x, move), _inside(y, move))
         return total
-
-
-def _drops_sign(arch: Architecture, slot: int, degree: int) -> bool:
-    """Whether what reads a space sees nothing of its signs: those of even activations."""
-    activation = arch.hidden[slot].activation
-    return activation is not None and activation.even and not activation.odd and degree < 0
 
 
 def _rows(tensor: Tensor, move: Move) -> Tensor:

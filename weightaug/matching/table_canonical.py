@@ -9,6 +9,7 @@ import torch
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
+from weightaug.matching.colours import tolerance_of
 from weightaug.matching.rules import DECLARED_SYMMETRIES, Symmetry, declared_names
 from weightaug.matching.table_colours import TableRefinement
 from weightaug.matching.table_maps import balance_maps
@@ -38,8 +39,7 @@ def table_representative(x: WeightSpaceElement, symmetry: Symmetry, dtype: torch
     if linear:
         maps = balance_maps(x, sorted(linear))
         x, group = act(x, maps), maps @ group
-    rounds = bool(scaled or linear)
-    tolerance = min(max(16 * torch.finfo(dtype).eps if rounds else 0.0, 1e-10), 4e-3)
+    tolerance = tolerance_of(dtype, rounds=bool(scaled or linear))
     return TableRefinement(x, sorted(odd | linear), tolerance).representative() @ group
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from weightaug._table import Move
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
-from weightaug.matching.colours import Colouring, other_states, positive, random_numbers, relative, split
-from weightaug.matching.pieces import Piece, letters_of, pieces_of
+from weightaug.matching.colours import Colouring, chosen, other_states, positive, random_numbers, relative, split
+from weightaug.matching.pieces import LETTERS, Piece, letters_of, pieces_of, takes_sign
 
 __all__ = ["TableRefinement"]
 
@@ -106,8 +106,11 @@ class TableRefinement(Colouring):
 
     def refine(self, colours: list[Tensor], turn: int, part: Tensor) -> list[Tensor]:
         """One round: what all entries say of all positions at once; the sums of each vertex."""
-        tensors = [t if len(part) == self.count else t[part] for t in self.x.tensors()]
-        keys = [torch.zeros(len(part), n, g.states, dtype=torch.float64, device=self.device) for n, g in self._sized()]
+        tensors = [chosen(t, part) for t in self.x.tensors()]
+        keys = [
+            torch.zeros(len(part), n, group.states, dtype=torch.float64, device=self.device)
+            for n, group in zip(self.sizes, self.groups, strict=True)
+        ]
         for piece in self.pieces:
             values = piece.of(tensors)
             unit = values / positive(values.abs().flatten(1).amax(1)).view(-1, *[1] * (values.dim() - 1))
@@ -133,23 +136,15 @@ class TableRefinement(Colouring):
                     numbers = colours[j].view(len(part), -1, self.groups[j].states)
                     own = own + random_numbers(numbers, 13 * j + turn).sum(2, keepdim=True) / (3 + j)
             keys[i] = relative(whole[i] + relative(own) / 2)
-        sums_ = [key.flatten(1) for key in keys]
-        for i, key in enumerate(sums_):
+        flat = [key.flatten(1) for key in keys]
+        for i, key in enumerate(flat):
             colours[i] = split(colours[i], key, self.tolerance)
-        return sums_
-
-    def _sized(self) -> list[tuple[int, _Vertices]]:
-        return list(zip(self.sizes, self.groups, strict=True))
+        return flat
 
     def _odd(self, move: Move) -> list[int]:
         """The spaces whose signs one factor of a tensor takes."""
-        found = []
-        for slot, degree in move.roles:
-            activation = self.arch.hidden[slot].activation
-            drops = activation is not None and activation.even and not activation.odd and degree < 0
-            if slot in self.place and self.groups[self.place[slot]].sign is not None and degree % 2 and not drops:
-                found.append(slot)
-        return found
+        signed = {group.slot for group in self.groups if group.sign is not None}
+        return [slot for slot, degree in move.roles if slot in signed and takes_sign(self.arch, slot, degree)]
 
     def _told(self, move: Move) -> list[int]:
         """The vertices that hear of the entries along one factor: of the space that moves, and of its signs."""
@@ -173,7 +168,7 @@ class TableRefinement(Colouring):
     ) -> Tensor:
         """Sums of entries times what is said of all their other axes, for every position of one factor."""
         moves = piece.plan.moves
-        letters = "abcdefghijklmnopqrstuvwxy"[: entries.dim() - 1]
+        letters = LETTERS[: entries.dim() - 1]
         terms, names = [entries], ["z" + letters]
         for other, move in enumerate(moves):
             if other != m:
@@ -195,7 +190,7 @@ class TableRefinement(Colouring):
         tensors = [t[part] for t in self.x.tensors()]
         for piece in self.pieces:
             there = (piece.of(tensors) != 0).to(torch.float64)
-            letters = "z" + "abcdefghijklmnopqrstuvwxy"[: there.dim() - 1]
+            letters = "z" + LETTERS[: there.dim() - 1]
             for m, move in enumerate(piece.plan.moves):
                 for other in piece.plan.moves[:m] + piece.plan.moves[m + 1 :]:
                     names = f"{letters},z{letters_of(other)}->z{letters_of(move)}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
-from weightaug.matching.pieces import axes_of, pieces_of
+from weightaug.matching.pieces import Piece, axes_of, pieces_of
 
 __all__ = ["balance_maps"]
 
@@ -34,10 +34,11 @@ def balance_maps(x: WeightSpaceElement, slots: Sequence[int], max_sweeps: int = 
     arch = x.architecture
     none: tuple[Tensor | None, ...] = (None,) * len(arch.hidden)
     total = GroupElement.identity(arch)
+    pieces = pieces_of(arch)
     for _ in range(max_sweeps):
         still = True
         for slot in slots:
-            written, read = _gram(x, slot, 1), _gram(x, slot, -1)
+            written, read = _gram(x, pieces, slot, 1), _gram(x, pieces, slot, -1)
             apart = (written - read).abs().amax((-1, -2)) > _CLOSE * written.abs().amax((-1, -2))
             if not bool(apart.any()) and _is_diagonal(written):
                 continue
@@ -56,13 +57,12 @@ def _is_diagonal(gram: Tensor) -> bool:
     return not bool((off > _CLOSE * diagonal.amax(-1)).any())
 
 
-def _gram(x: WeightSpaceElement, slot: int, degree: int) -> Tensor:
+def _gram(x: WeightSpaceElement, pieces: Sequence[Piece], slot: int, degree: int) -> Tensor:
     """Inner products of the neurons of a space in all that writes or all that reads it, ``(B, [outer,] n, n)``."""
-    arch = x.architecture
-    shape = arch.slot_shapes[slot]
+    shape = x.architecture.slot_shapes[slot]
     total = torch.zeros(len(x), *shape, shape[-1], dtype=x.dtype, device=x.device)
     tensors = x.tensors()
-    for piece in pieces_of(arch):
+    for piece in pieces:
         for move in piece.plan.moves:
             if (slot, degree) in move.roles:
                 axes = axes_of(move)

@@ -45,26 +45,25 @@ def balance_logs(x: WeightSpaceElement, slots: Sequence[int], skipped: frozenset
 
     Args:
         x: A flat float64 batch.
-        slots: The spaces whose scales are chosen.
+        slots: The spaces whose scales are chosen; none of those that are skipped.
         skipped: Linear spaces whose maps are in use: tensors that follow them say nothing of scales.
 
     Raises:
         ValueError: If nothing but skipped tensors follows one of the spaces.
     """
     arch = x.architecture
-    wanted = [s for s in slots if s not in skipped]
-    equations = _equations(x, frozenset(wanted), skipped)
+    equations = _equations(x, frozenset(slots), skipped)
     known = {s for e in equations for side in e.sides for s, _ in side.roles}
-    for s in wanted:
+    for s in slots:
         if s not in known:
             raise ValueError(
                 f"space {arch.hidden[s].name!r}: only tensors that invertible maps act on, too, follow it, which "
                 "leaves its scales open; use symmetry='permutation', or several without 'maps' or without 'scale'"
             )
     none: tuple[Tensor | None, ...] = (None,) * len(arch.hidden)
-    if not wanted:
+    if not slots:
         return GroupElement.identity(arch)
-    logs = _least_squares(x, wanted, equations)
+    logs = _least_squares(x, slots, equations)
     _lift_variances(x, logs)
     scale = tuple([logs[s].exp() if s in logs else t for s, t in enumerate(none)])
     return GroupElement(arch, none, scale, none)
