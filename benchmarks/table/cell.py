@@ -25,6 +25,9 @@ from benchmarks.table.rows import ROWS
 from benchmarks.table.settings import TrainSettings
 from benchmarks.table.training import Training, train
 
+# Fields of transforms that came later, and the value that means what was done before: older results stay valid.
+SAID_SINCE = {"low_rank": "factors"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Training):
@@ -59,7 +62,7 @@ class Cell(Training):
             "row": self.row,
             "views": self.views,
             "seed": self.seed,
-            "augmentation": row.augmentation().asdict() if row.augmentation else None,
+            "augmentation": _without(row.augmentation().asdict(), SAID_SINCE) if row.augmentation else None,
             "special": row.special,
             "pool_views": self.pool_views if row.mixes else None,
             "fit": fitting,
@@ -103,6 +106,14 @@ class Cell(Training):
             },
         }
         write_json(self.path, record)
+
+
+def _without(config: Any, later: dict[str, Any]) -> Any:
+    """A transform's configuration, and those of the transforms in it, without what is said since."""
+    if isinstance(config, dict):
+        kept = {key: value for key, value in config.items() if key not in later or value != later[key]}
+        return {key: _without(value, later) for key, value in kept.items()}
+    return [_without(part, later) for part in config] if isinstance(config, (list, tuple)) else config
 
 
 def _said(settings: ModelSettings | TrainSettings) -> dict[str, Any]:
