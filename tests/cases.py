@@ -38,6 +38,7 @@ from weightaug import (
     SirenNegation,
     SomeOf,
     Standardize,
+    StreamRotation,
     Transform,
     Translate,
     WeightSpaceElement,
@@ -151,4 +152,4 @@ CASES = [
 ]
 
 # For architectures that are declared tensor by tensor; test_tracing and test_lora hold them to the laws.
-DECLARED: list[type[Transform]] = [HeadPermutation, HeadRotation, LoRAGauge]
+DECLARED: list[type[Transform]] = [HeadPermutation, HeadRotation, LoRAGauge, StreamRotation]

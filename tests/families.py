@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from weightaug.adapters import absorb_gains
+
 
 class WildPark(nn.Module):
     """A small convolutional network with an optional BatchNorm, a skip, average pooling and a linear head."""
@@ -181,7 +183,21 @@ def _exact_norms(make: Callable[[], tuple[nn.Module, Any]]) -> Callable[[], tupl
     return exact
 
 
+def _without_gains(make: Callable[[], tuple[nn.Module, Any]]) -> Callable[[], tuple[nn.Module, Any]]:
+    def absorbed() -> tuple[nn.Module, Any]:
+        module, inputs = make()
+        return absorb_gains(exercised(module), inputs), inputs
+
+    return absorbed
+
+
 _TEXT = {"vocab_size": 50, "use_cache": False, "bos_token_id": 0, "eos_token_id": 1}
+_LLAMA = _exact_norms(
+    _transformers(
+        "LlamaForCausalLM", "LlamaConfig", "tokens", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=24, **_TEXT,
+    )
+)  # fmt: skip
 FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "wild_park_relu": lambda: (WildPark(), torch.randn(3, 1, 9, 9)),
     "wild_park_tanh": lambda: (WildPark(nn.Tanh, kernel=5, norm=False), torch.randn(3, 1, 9, 9)),
@@ -214,12 +230,8 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         num_attention_heads=3, intermediate_size=20, max_position_embeddings=16,
     ),
     "lora_on_gpt2": _lora_on_gpt2,
-    "llama": _exact_norms(
-        _transformers(
-            "LlamaForCausalLM", "LlamaConfig", "tokens", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, intermediate_size=24, **_TEXT,
-        )
-    ),
+    "llama": _LLAMA,
+    "llama_without_gains": _without_gains(_LLAMA),
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from weightaug import (
     Rotate,
     SirenBias,
     SirenNegation,
+    StreamRotation,
     Transform,
     WeightSpaceElement,
     act,
@@ -45,6 +46,7 @@ TRANSFORMS: list[Transform] = [
     HeadPermutation(),
     HeadRotation(),
     HeadRotation("invertible", max_condition=3.0),
+    StreamRotation(),
     LoRAGauge("invertible"),
 ]
 
@@ -323,7 +325,9 @@ def test_statistics_are_recomputed_from_data():
 # -- matching --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["wild_park_relu", "depthwise", "unet", "resnet", "vit", "gpt2", "encoder_layer"])
+@pytest.mark.parametrize(
+    "family", ["wild_park_relu", "depthwise", "unet", "resnet", "vit", "gpt2", "encoder_layer", "llama"]
+)
 def test_a_planted_copy_comes_back(family: str):
     _module, _inputs, element = traced(family)
     noisy = element.map(

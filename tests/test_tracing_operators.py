@@ -105,7 +105,7 @@ OPERATORS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "argmax": ("refused argmax", lambda h: F.one_hot(h.argmax(-1), 12).to(h.dtype)),
     "layer_norm": ("12p", lambda h: F.layer_norm(h, (12,))),
     "layer_norm_two": ("12p", lambda h: F.layer_norm(h, (4, 12))),
-    "rms_norm": ("12ps", lambda h: F.rms_norm(h, (12,))),
+    "rms_norm": ("12psm", lambda h: F.rms_norm(h, (12,))),
     "group_norm": ("4p 3p", lambda h: F.group_norm(h.mT, 4).mT),
     "group_norm_one": ("12p", lambda h: F.group_norm(h.mT, 1).mT),
     "instance_norm": ("12p", lambda h: F.instance_norm(h.mT).mT),

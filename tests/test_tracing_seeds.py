@@ -17,12 +17,20 @@ from torch.utils import _pytree as pytree
 
 from tests.families import FAMILIES
 from tests.test_tracing import TRANSFORMS, applies, error, run, traced
-from weightaug import HeadPermutation, HeadRotation, LoRAGauge, Permute, Transform, WeightSpaceElement
+from weightaug import (
+    HeadPermutation,
+    HeadRotation,
+    LoRAGauge,
+    Permute,
+    StreamRotation,
+    Transform,
+    WeightSpaceElement,
+)
 from weightaug.adapters import from_modules
 
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}
 # In training mode, a BatchNorm normalises by the batch: eps keeps factors from being exact.
-EXACT_IN_TRAINING = (Permute, HeadPermutation, HeadRotation, LoRAGauge)
+EXACT_IN_TRAINING = (Permute, HeadPermutation, HeadRotation, StreamRotation, LoRAGauge)
 SEEDS = range(20 if settings().max_examples >= 500 else 2)  # the profile deep
 
 

@@ -24,6 +24,7 @@ class _Traits(NamedTuple):
     even: bool = False
     homogeneous: bool = False
     half_period: float | None = None
+    permutes: bool = True
 
 
 def _gaussian(z: Tensor) -> Tensor:
@@ -61,6 +62,7 @@ _OTHERS: dict[str, _Traits] = {
     "positive": _Traits(F.relu, homogeneous=True),
     "sign": _Traits(torch.sin, odd=True),
     **dict.fromkeys(("layer_norm", "group_norm", "softmax", "shared"), _Traits(F.gelu)),
+    "rotary": _Traits(F.gelu, permutes=False),  # each pair of neurons turns at a frequency of its own
 }
 
 
@@ -140,9 +142,15 @@ class Activation:
         return traits.half_period / self.omega
 
     @property
+    def permutes(self) -> bool:
+        """Whether its neurons are interchangeable: all but those under rotary positions."""
+        traits = self._traits
+        return traits is None or traits.permutes
+
+    @property
     def symmetries(self) -> tuple[str, ...]:
         """Names of the exact symmetries: ``"permutation"`` and any of ``"sign"``, ``"phase"``, ``"scale"``."""
-        names = ["permutation"]
+        names = ["permutation"] if self.permutes else []
         if self.odd or self.even:
             names.append("sign")
         if self.half_period is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weightaug._differences import difference
 from weightaug._fields import as_number
+from weightaug._maps import turned
 from weightaug.architecture import Architecture, Space
 from weightaug.element import WeightSpaceElement
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_finite",
     "check_form",
     "check_generator",
+    "check_maps",
     "check_number",
     "check_permutation",
     "check_range",
@@ -130,6 +132,11 @@ def _neurons(part: str, space: Space, value: Any) -> Tensor:
 def check_permutation(space: Space, value: Any) -> None:
     """Raises a TypeError or ValueError if a value is no batch of permutations of the neurons of a space."""
     tensor = _neurons("permutation", space, value)
+    if "permutation" not in space.symmetries:
+        raise ValueError(
+            f"permutation of space {space.name!r}: its neurons are not interchangeable, as rotary positions turn each "
+            "pair at a frequency of its own; use None there"
+        )
     if tensor.dtype != torch.int64:
         raise TypeError(
             f"permutation of space {space.name!r}: expected int64, got {tensor.dtype}; convert with .long()"
@@ -189,6 +196,31 @@ def check_shifts(architecture: Architecture, slot: int, value: Any) -> None:
             f"shift of space {space.name!r}: expected whole half periods as int64, got {tensor.dtype}; other shifts "
             "change the function"
         )
+
+
+def check_maps(space: Space, maps: Tensor) -> None:
+    """Raises a ValueError if maps ``(*batch, size, size)`` are not of the group that keeps the function."""
+    if space.maps is None:
+        raise ValueError(
+            f"space {space.name!r}: an invertible map needs a linear space, got activation "
+            f"{space.activation and space.activation.name!r}, whose symmetries are {space.symmetries}"
+        )
+    if space.maps == "invertible":
+        return
+    wide = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
+    near = 64 * torch.finfo(maps.dtype).eps * max(1, maps.shape[-1]) ** 0.5
+    if space.maps == "orthogonal":
+        eye = torch.eye(maps.shape[-1], dtype=wide.dtype, device=wide.device)
+        fits = (wide @ wide.mT - eye).abs() <= near
+        expected = "orthogonal maps, which keep the norm of the stream"
+    else:
+        half = maps.shape[-1] // 2
+        first = wide[..., :half, :]
+        like = turned(first[..., :half].diagonal(dim1=-2, dim2=-1), -first[..., half:].diagonal(dim1=-2, dim2=-1))
+        fits = (wide - like).abs() <= near * wide.abs().amax((-1, -2), keepdim=True)
+        expected = "maps that turn neurons i and i + size / 2 together, which commute with rotary positions"
+    if not holds(fits):
+        raise ValueError(f"maps of space {space.name!r}: expected {expected}; others change the function")
 
 
 def _summary(tensor: Tensor) -> str:

@@ -16,12 +16,10 @@ _MOST = 12  # rows of spaces
 
 def of_architecture(architecture: Architecture) -> str:
     """Its spaces with their sizes, activations and symmetries, and how many parameters there are."""
-    rows = []
-    for space in architecture.spaces[:_MOST]:
-        activation, symmetries = space.activation, []
-        if space in architecture.hidden:
-            symmetries = list(activation.symmetries) if activation else ["permutation"]
-        rows.append((space.name, str(space.size), _named(activation), ", ".join(symmetries)))
+    rows = [
+        (space.name, str(space.size), _named(space.activation), ", ".join(space.symmetries))
+        for space in architecture.spaces[:_MOST]
+    ]
     if (left := len(architecture.spaces) - _MOST) > 0:
         rows.append((f"and {left} more", "", "", ""))
     tensors = len(architecture.tensors) if architecture.is_declared else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from weightaug._axes import Axis, Factor, TensorSpec
+from weightaug._maps import MAPS
 
 if TYPE_CHECKING:
     from weightaug.architecture import Architecture, Layer, Space
@@ -127,9 +128,16 @@ def _check_space(space: Space, known: dict[str, Space]) -> None:
             )
         if field == "within" and (other.within is not None or other.permutes_with is not None):
             raise ValueError(f"space {space.name!r} lies within {name!r}, which must itself lie within no other")
-    if space.linear and (space.activation is None or space.activation.name != "identity"):
+    name = None if space.activation is None else space.activation.name
+    if space.linear and name not in MAPS:
         raise ValueError(
-            f"space {space.name!r}: linear=True (invertible maps) needs Activation('identity'), got {space.activation}"
+            f"space {space.name!r}: linear=True (invertible maps) needs Activation('identity'), 'rms_norm' (orthogonal "
+            f"maps) or 'rotary' (turns of pairs), got {space.activation}"
+        )
+    if name == "rotary" and (space.size % 2 or not space.linear or space.permutes_with is not None):
+        raise ValueError(
+            f"space {space.name!r}: rotary positions turn pairs of neurons; expected an even size, linear=True and no "
+            f"permutes_with, got size {space.size}, linear={space.linear}, permutes_with={space.permutes_with!r}"
         )
 
 
@@ -154,7 +162,7 @@ def _check_factor(spec: TensorSpec, factor: Factor, known: dict[str, Space], nam
             )
         if space.linear and (degree not in (1, -1) or len(factor.roles) > 1):
             raise ValueError(
-                f"tensor {spec.name!r}: space {name!r} has invertible maps, so it must be alone in its factor with "
+                f"tensor {spec.name!r}: space {name!r} has {space.maps} maps, so it must be alone in its factor with "
                 f"degree 1 or -1, got {factor}; set linear=False"
             )
         masters.add(_master(space))

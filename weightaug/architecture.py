@@ -17,86 +17,14 @@ from torch import nn
 
 from weightaug._activations import Activation, as_activation
 from weightaug._axes import TensorSpec
-from weightaug._fields import as_bool, as_integer, as_integers, as_number, as_parts, as_text
+from weightaug._fields import as_integers, as_number, as_parts, as_text
 from weightaug._html import of_architecture
 from weightaug._json import parsed
+from weightaug._spaces import Layer, Space
 from weightaug._table import Expanded, Plan, check_table, expand_layers, plan_table
 from weightaug._wiring import Wiring
 
 __all__ = ["Activation", "Architecture", "Layer", "Space", "TensorSpec"]
-
-
-@dataclass(frozen=True)
-class Space:
-    """A set of interchangeable neurons.
-
-    Args:
-        name: Unique within the architecture.
-        size: Number of neurons, at least 1.
-        activation: The non-linearity after the sum of everything that writes the space. None marks a
-            fixed space, an input or an output, whose neurons have a meaning of their own. A name stands for
-            the activation of that name. A norm stands here too, where it decides what
-            passes: ``"batch_norm"``, ``"layer_norm"``, ``"rms_norm"``, ...
-        permutes_with: A space whose permutation it shares, with factors of its own: the signals before and
-            after a BatchNorm, the two branches of a gated unit.
-        within: A space each of whose positions holds its own copy, moved independently: channels of a group,
-            the inside of a head.
-        linear: Whether any invertible map of the neurons keeps the function (``Activation("identity")``, and
-            nothing acts on single neurons): the rank of a low-rank pair, the inside of QK and VO.
-
-    Raises:
-        TypeError: If a field is of another type.
-    """
-
-    name: str
-    size: int
-    activation: Activation | None = None
-    permutes_with: str | None = None
-    within: str | None = None
-    linear: bool = False
-
-    @property
-    def symmetries(self) -> tuple[str, ...]:
-        """Those of the activation, and ``"maps"`` for a linear space; none for a fixed one."""
-        if self.activation is None:
-            return ()
-        return self.activation.symmetries + (("maps",) if self.linear else ())
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "name", as_text(self.name, "Space: name"))
-        put(self, "size", as_integer(self.size, f"space {self.name!r}: size"))
-        if self.activation is not None:
-            put(self, "activation", as_activation(self.activation, f"space {self.name!r}: activation"))
-
-
-@dataclass(frozen=True)
-class Layer:
-    """An affine map from one space to another. Its weight has the axes ``(written, read, *kernel)``.
-
-    Args:
-        name: Unique within the architecture.
-        reads: Name of the space that it reads.
-        writes: Name of the space that it writes (adds to, when several layers write it).
-        kernel: Spatial sizes of a convolution; empty for a linear layer.
-        bias: Whether it has a bias, of shape (written,).
-
-    Raises:
-        TypeError: If a field is of another type.
-    """
-
-    name: str
-    reads: str
-    writes: str
-    kernel: tuple[int, ...] = ()
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        for key in ("name", "reads", "writes"):
-            put(self, key, as_text(getattr(self, key), f"layer {self.name!r}: {key}"))
-        put(self, "kernel", as_integers(self.kernel, f"layer {self.name!r}: kernel"))
-        put(self, "bias", as_bool(self.bias, f"layer {self.name!r}: bias"))
 
 
 @dataclass(frozen=True)
@@ -121,6 +49,7 @@ class Architecture:
         num_parameters: Number of weights and biases of one network.
         sizes: Number of entries of every tensor of one network.
         masters: For each hidden space, the position in ``hidden`` of the one whose permutation it follows.
+        movers: The positions in ``hidden`` of those that have permutations of their own.
         outers: For each hidden space, the position in ``hidden`` of the one that it lies within; None if it lies
             within none, or a fixed one.
         outer_sizes: For each hidden space, the number of copies of it; None if it lies within none.
@@ -149,6 +78,7 @@ class Architecture:
     wiring: Wiring = field(init=False, repr=False, compare=False)
     plan: tuple[Plan, ...] = field(init=False, repr=False, compare=False)
     masters: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    movers: tuple[int, ...] = field(init=False, repr=False, compare=False)
     outers: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
     outer_sizes: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
     slot_shapes: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
@@ -178,11 +108,16 @@ class Architecture:
         slots = {space.name: s for s, space in enumerate(self.hidden)}
         sizes = {space.name: space.size for space in self.spaces}
         put(self, "masters", tuple([slots.get(s.permutes_with or s.name, 0) for s in self.hidden]))
+        put(self, "movers", tuple([s for s, m in enumerate(self.masters) if s == m and self._permutes(s)]))
         put(self, "outers", tuple([slots.get(s.within or "") for s in self.hidden]))
         put(self, "outer_sizes", tuple([None if s.within is None else sizes[s.within] for s in self.hidden]))
         copies = [() if n is None else (n,) for n in self.outer_sizes]
         put(self, "slot_shapes", tuple([(*n, s.size) for n, s in zip(copies, self.hidden, strict=True)]))
         put(self, "_hash", hash((self.spaces, self.layers, self.output_offset, self.tensors, self.convention)))
+
+    def _permutes(self, slot: int) -> bool:
+        activation = self.hidden[slot].activation
+        return activation is not None and activation.permutes
 
     def __hash__(self) -> int:
         return self._hash

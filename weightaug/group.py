@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from weightaug._arguments import check_factors, check_permutation, check_shifts
+from weightaug._arguments import check_factors, check_maps, check_permutation, check_shifts
 from weightaug._differences import difference
 from weightaug._indexing import normalise
 from weightaug._modes import wide, without_autocast
@@ -109,11 +109,8 @@ class GroupElement:
                 raise ValueError(
                     f"space {space.name!r} permutes with {space.permutes_with!r}; give the permutation there alone"
                 )
-            if map_ is not None and not space.linear:
-                raise ValueError(
-                    f"space {space.name!r}: an invertible map needs a linear space, got activation "
-                    f"{space.activation and space.activation.name!r}, whose symmetries are {space.symmetries}"
-                )
+            if map_ is not None:
+                check_maps(space, map_)
         group._check_batch()
         return group
 

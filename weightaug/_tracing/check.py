@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from weightaug._maps import turned
 from weightaug._tracing.evaluation import arguments
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -27,9 +29,8 @@ def random_symmetry(architecture: Architecture, generator: torch.Generator) -> G
     for s, space in enumerate(architecture.hidden):
         copies = architecture.outer_sizes[s]
         shape = (space.size,) if copies is None else (copies, space.size)
-        own = architecture.masters[s] == s
         draw = torch.rand(shape, generator=generator, dtype=torch.float64)
-        permutation.append(draw.argsort(-1) if own else None)
+        permutation.append(draw.argsort(-1) if s in architecture.movers else None)
         assert space.activation is not None
         factor = None
         if space.activation.positively_homogeneous:
@@ -38,7 +39,10 @@ def random_symmetry(architecture: Architecture, generator: torch.Generator) -> G
             signs = 1.0 - 2.0 * torch.randint(2, shape, generator=generator).to(torch.float64)
             factor = signs if factor is None else factor * signs
         scale.append(factor)
-        if space.linear:
+        if space.maps == "rotary":
+            angles = draw[..., : space.size // 2] * math.tau
+            maps.append(turned(1.5 * angles.cos(), 1.5 * angles.sin()))
+        elif space.linear:
             square = torch.randn((*shape, space.size), generator=generator, dtype=torch.float64)
             maps.append(torch.linalg.qr(square).Q)
         else:

@@ -18,10 +18,11 @@ from weightaug._tracing.check import check_symmetries
 from weightaug._tracing.dims import fix, fresh
 from weightaug._tracing.emit import emit
 from weightaug._tracing.evaluation import arguments, skeleton
+from weightaug._tracing.patterns import patterns_of
 from weightaug._tracing.values import Refused, Value, constant, fixed
 from weightaug.architecture import Architecture
 
-__all__ = ["derive"]
+__all__ = ["derive", "exported"]
 
 # Imported for what they enter into the table of rules.
 _ = (rules, rules_layers, rules_others)
@@ -51,8 +52,8 @@ def derive(module: nn.Module, example_input: Any, *, check: bool = True) -> Arch
     if not isinstance(module, nn.Module):
         raise TypeError(f"from_module: expected an nn.Module, got {type(module).__name__}")
     canonical = _names(module)
-    graph, signature = _export(module, example_input)
-    tracer = _Tracer(module, canonical)
+    graph, signature = exported(module, example_input)
+    tracer = _Tracer(module, canonical, graph)
     for spec in signature.input_specs:
         tracer.enter(spec)
     for node in graph.nodes:
@@ -122,7 +123,7 @@ def _prepared(module: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _export(module: nn.Module, example_input: Any) -> tuple[Any, Any]:
+def exported(module: nn.Module, example_input: Any) -> tuple[Any, Any]:
     args, kwargs = arguments(example_input)
     running: list[str] = []
     try:
@@ -184,15 +185,18 @@ def _inside(module: nn.Module, running: Sequence[str]) -> str:
 class _Tracer:
     """Follows a graph operator by operator."""
 
-    def __init__(self, module: nn.Module, canonical: dict[str, str]) -> None:
+    def __init__(self, module: nn.Module, canonical: dict[str, str], graph: torch.fx.Graph) -> None:
         self.canonical = canonical
         self.params: dict[str, Value] = {}
         self.variances: dict[str, float] = {}
         self.seen: list[Value] = []
         self.rounds = False
         self.placeholders: dict[str, Value | None] = {}
+        self.patterns = patterns_of(graph)
+        self.waiting = {inner: last for last, pattern in self.patterns.items() for inner in pattern.inside}
         self.results: dict[Any, Any] = {}
         state = module.state_dict(keep_vars=True)
+        self.buffers = {name: t for name, t in module.named_buffers() if name not in state and t.is_floating_point()}
         for name, first in canonical.items():
             if name == first:
                 axes = [fresh(n, scaled=True) for n in state[name].shape]
@@ -202,7 +206,10 @@ class _Tracer:
     def enter(self, spec: Any) -> None:
         """One input of the graph: a parameter, a buffer, or something that no symmetry changes."""
         name = spec.target if spec.target in self.canonical else None
-        self.placeholders[getattr(spec.arg, "name", "")] = self.params[self.canonical[name]] if name else None
+        known = self.params[self.canonical[name]] if name else None
+        if known is None and isinstance(tensor := self.buffers.get(spec.target), Tensor) and bool((tensor == 1).all()):
+            known = constant(tensor.shape, "other")  # the gains of a norm that has none any more
+        self.placeholders[getattr(spec.arg, "name", "")] = known
 
     def step(self, node: Any) -> None:
         """One node of the graph."""
@@ -221,8 +228,26 @@ class _Tracer:
                     raise Refused("an output shows a tensor that is picked apart elsewhere; that is not followed")
         elif node.target is operator.getitem:
             self.results[node] = self.results[node.args[0]][node.args[1]]
-        else:
-            self.results[node] = self._call(node)
+        elif node not in self.waiting:
+            whole = self._whole(node)
+            self.results[node] = self._call(node) if whole is None else whole
+
+    def _whole(self, node: Any) -> Value | None:
+        """The result of a pattern that ends here; None where there is none, or it does not apply."""
+        pattern = self.patterns.get(node)
+        if pattern is None:
+            return None
+        given = [self.results.get(node) for node in pattern.inputs]
+        values = [value for value in given if isinstance(value, Value)]
+        if len(values) == len(given) and not all(value.is_fixed for value in values):
+            result = pattern.follow(*values)
+            if result is not None:
+                self.seen.append(result)
+                return result
+        for inner in sorted(pattern.inside):  # in the order of the graph
+            del self.waiting[inner]
+            self.step(inner)
+        return None
 
     def _values(self, given: Any) -> list[Value]:
         leaves = pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, torch.fx.Node))

@@ -43,11 +43,12 @@ class Dim:
         origin: The dimension that it is a part of, or None.
         touched: Whether it was united with another.
         stale: Whether it was given up for sections of its origin; see :func:`chosen`.
+        turned: Whether rotary positions turn its two halves against each other.
     """
 
     __slots__ = (
         "fixed", "fixed_by", "origin", "parent", "pointwise", "reason", "sections", "size", "split", "stale", "touched",
-        "within",
+        "turned", "within",
     )  # fmt: skip
 
     def __init__(self, size: int, fixed: bool = False) -> None:
@@ -63,6 +64,7 @@ class Dim:
         self.origin: Dim | None = None
         self.touched = False
         self.stale = False
+        self.turned = False
 
     def find(self) -> Dim:
         """The dimension that stands for all that were united with this one."""
@@ -167,6 +169,12 @@ def fix(terms: Terms, reason: str) -> None:
         freeze(term.scale, reason)
 
 
+def _broken(dim: Dim, part: Dim) -> None:
+    """What turns in pairs and is divided has positions that are distinct: see ``emit``."""
+    part.turned = dim.turned
+    part.pointwise |= dim.turned
+
+
 def split_term(term: Term, sizes: Sequence[int]) -> None:
     """Makes a dimension a product."""
     dim = term.dim.find()
@@ -174,6 +182,7 @@ def split_term(term: Term, sizes: Sequence[int]) -> None:
     for i, part in enumerate(parts):
         part.pointwise, part.reason, part.origin = dim.pointwise, dim.reason, dim
         part.fixed_by = dim.fixed_by
+        _broken(dim, part)
         outer = {p for p in parts[:i] if p.size > 1}
         part.within = [s | outer for s in dim.within] or ([outer] if outer else [])
     dim.split = tuple([part for part in parts if part.size > 1])
@@ -185,6 +194,7 @@ def _cut(term: Term, sizes: Sequence[int]) -> None:
     parts = [Dim(size, dim.fixed) for size in sizes]
     for part in parts:
         part.pointwise, part.reason, part.fixed_by = dim.pointwise, dim.reason, dim.fixed_by
+        _broken(dim, part)
         part.within = [set(s) for s in dim.within]
     dim.sections = tuple(parts)
 
@@ -275,6 +285,7 @@ def _unite(a: Dim, b: Dim, reason: str) -> None:
         a.fixed_by = a.fixed_by or b.fixed_by or reason
     a.fixed |= b.fixed
     a.pointwise |= b.pointwise
+    a.turned |= b.turned
     a.reason = a.reason or b.reason
     a.within = a.within + b.within
 

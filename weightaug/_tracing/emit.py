@@ -37,6 +37,7 @@ def emit(
     for value in params.values():
         for axis in value.axes:
             _flatten_sums(axis)
+    _fix_turned(params, [*params.values(), *values], variances)
     found = _collect(params)
     _choose_outer(found, _demote([*params.values(), *values]))
     _drop_redundant(found, params)
@@ -60,6 +61,17 @@ def _flatten_sums(axis: Terms) -> None:
             else:
                 for section in term.sections:
                     _flatten_sums(section)
+
+
+def _fix_turned(params: Mapping[str, Value], values: Sequence[Value], variances: Mapping[str, float]) -> None:
+    """Positions that rotary positions turn in pairs are distinct where anything else acts on single ones."""
+    found = _collect(params)
+    _find_linear(found, params, variances)
+    for value in values:
+        for term in value.terms():
+            dim = term.dim
+            if dim.turned and not (dim in found and found[dim].linear):
+                fix([term], "rotary positions")
 
 
 def _doubled(spec: TensorSpec) -> TensorSpec:
@@ -152,7 +164,8 @@ def _find_linear(found: dict[Dim, _Found], params: Mapping[str, Value], variance
         for term in value.terms():
             scales.setdefault(term.dim, []).append({} if name in variances else resolve(term.scale))
     for dim, entry in found.items():
-        alone = len(entry.scales) == 1 and entry.scales[0].kind == "all" and not dim.pointwise
+        alone = len(entry.scales) == 1 and not dim.pointwise
+        alone = alone and (entry.scales[0].kind == "all" or entry.scales[0].reason == "rms_norm")
         entry.linear = alone and all(m in ({entry.scales[0]: 1}, {entry.scales[0]: -1}) for m in scales[dim])
 
 
@@ -209,6 +222,8 @@ def _spaces(found: dict[Dim, _Found]) -> tuple[tuple[Space, ...], dict[Var | Dim
 
 def _activation(dim: Dim, var: Var | None) -> Activation:
     """The non-linearity (or norm) that decides what passes, by name where weightaug has it."""
+    if dim.turned:
+        return Activation("rotary")
     if var is None:
         reason = dim.reason or "shared"
         names = ("gelu", "silu", "sigmoid", "elu", "selu", "mish", "softplus", "layer_norm", "group_norm", "softmax")

@@ -93,6 +93,11 @@ def _mul(call: Call) -> Value:
     if isinstance(other, Value):
         if call.args.get("rounding_mode") is not None:
             raise call.refusal("rounding is not followed")
+        value = call.value("self")
+        pairs = [(other, value), (value, other)] if call.name == "mul" else [(other, value)]
+        for one, rest in pairs:
+            if one.constant == "other" and rest.shape == call.shape:  # by one number
+                return Value(rest.axes)
         return combine([call.value("self"), other], call.name, multiplied=1 if call.name == "mul" else -1)
     return Value(call.value("self").axes)
 

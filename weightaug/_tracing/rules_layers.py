@@ -188,7 +188,8 @@ def _normalised(call: Call, kind: str) -> Value:
     axes = value.axes
     for i, a in enumerate(over):
         axis = invariant(axes[a], call.name, kind)
-        point(axis)
+        if kind != "sign" or weight is not None or count > 1:  # without gains, a norm lets rotations pass
+            point(axis)
         if weight is not None:
             axis = times(axis, weight.axes[i], 1, call.name, True)
         axes[a] = axis if bias is None else same(axis, bias.axes[i], call.name)

@@ -76,7 +76,9 @@ def fixed(shape: Sequence[int]) -> Value:
 
 def constant(shape: Sequence[int], kind: str) -> Value:
     """A tensor of one number: its positions may move, and zeros take any factor. One for every use of it."""
-    return Value([fresh(size, scaled=kind == "zero") for size in shape])
+    value = Value([fresh(size, scaled=kind == "zero") for size in shape])
+    value.constant = kind
+    return value
 
 
 def _walk(a: Terms, b: Terms, step: Callable[[Term, Term], Monomial]) -> Terms:

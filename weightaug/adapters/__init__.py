@@ -14,6 +14,7 @@ layout allows it. Everything that does not fit is refused, with the layer, the e
 """
 
 from weightaug.adapters.dws import from_dws, to_dws
+from weightaug.adapters.gains import absorb_gains
 from weightaug.adapters.graph import from_graph, to_graph
 from weightaug.adapters.lora import from_lora
 from weightaug.adapters.modules import from_modules, infer_architecture, to_modules
@@ -22,6 +23,7 @@ from weightaug.adapters.state_dicts import from_state_dicts, infer_names, to_sta
 from weightaug.adapters.statistics import recompute_statistics
 
 __all__ = [
+    "absorb_gains",
     "from_dws",
     "from_graph",
     "from_lora",

@@ -22,6 +22,7 @@ from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
 from weightaug.matching.pieces import Piece, pieces_of, takes_sign
+from weightaug.matching.procrustes import best_inner, best_map
 
 __all__ = ["match_table", "neutral"]
 
@@ -76,7 +77,7 @@ def neutral(arch: Architecture, count: int, maps: bool, signs: bool, dtype: torc
     signed = {s for own in _signed(arch, maps, signs).values() for s in own}
     scale: list[Tensor | None] = []
     for s, (space, shape) in enumerate(zip(arch.hidden, arch.slot_shapes, strict=True)):
-        turns, own = space.linear and maps, arch.masters[s] == s
+        turns, own = space.linear and maps, s in arch.movers
         permutation.append(torch.arange(space.size).repeat(count, *shape[:-1], 1) if own and not turns else None)
         turned.append(torch.eye(space.size, dtype=dtype).repeat(count, *shape[:-1], 1, 1) if turns else None)
         scale.append(torch.ones(count, space.size, dtype=dtype) if s in signed else None)
@@ -182,7 +183,9 @@ class _Work:
         self.b = b
         self.group = neutral(arch, len(a), maps, signs, b.dtype)
         self.pieces = pieces_of(arch)
-        slots = [s for s in range(len(arch.hidden)) if arch.masters[s] == s]
+        turning = {s for s, space in enumerate(arch.hidden) if space.linear and maps}
+        slots = sorted(turning | set(arch.movers))
+        self.still = set(range(len(arch.hidden))) - set(slots)  # pairs under rotary positions that are not turned
         self.inner: dict[int, list[int]] = {s: [] for s in slots}
         for s in slots:
             outer = arch.outers[s]
@@ -193,12 +196,12 @@ class _Work:
         self.around = {s: [piece for piece in self.pieces if s in piece.slots] for s in slots}
         self.alone = {(piece.number, s) for s in slots for piece in self.around[s] if self._alone(piece, s)}
         # The gain of a move is what its scores say where each piece follows the space along one factor.
-        self.simple = {s: all((piece.number, s) in self.alone for piece in self.around[s]) for s in self.slots}
+        self.simple = {s: all((piece.number, s) in self.alone for piece in self.around[s]) for s in slots}
         # Of each space, the signs that have to be chosen together, and what each choice multiplies them with.
         self.states = {s: self._together(s, b.dtype) for s in self.signed}
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
-        self.moved = dict.fromkeys(slots, 0)
+        self.moved = dict.fromkeys(range(len(arch.hidden)), 0)
         self.visited: dict[int, int] = {}
         # (piece, move) -> inner products of the positions along it, and when they were computed.
         self.known: dict[tuple[int, int], tuple[Tensor, int]] = {}
@@ -228,6 +231,8 @@ class _Work:
             self._move(slot, self._step(slot, known).group)
             open_slots.remove(slot)
             settled |= {slot, *self.inner[slot]}
+            for s in self._one_by_one(slot):
+                self._move(s, self._step(s, settled if known is not None else None).group)
 
     def sweep(self) -> Tensor:
         """Visits every space around which something has moved; whether a pair gained, ``(B,)``."""
@@ -239,9 +244,20 @@ class _Work:
             if self.visited.get(slot, -1) >= last:
                 continue
             gained |= self._settle(slot)
+            for s in self._one_by_one(slot):
+                gained |= self._settle(s)
             self.clock += 1
             self.visited[slot] = self.clock
         return gained
+
+    def _one_by_one(self, slot: int) -> list[int]:
+        """Several spaces within one, those first that some tensor follows without the others."""
+        inner = self.inner[slot]
+        return sorted(inner, key=lambda s: not self._clear(self.around[s], s, inner)) if len(inner) > 1 else []
+
+    def _clear(self, pieces: Sequence[Piece], slot: int, inner: Sequence[int]) -> list[Piece]:
+        """The pieces that follow one of some spaces, and none of the others."""
+        return [p for p in pieces if p.slots.intersection(inner) == {slot}]
 
     def _alone(self, piece: Piece, slot: int) -> bool:
         own = [move for move in piece.plan.moves if move.slot == slot]
@@ -261,7 +277,7 @@ class _Work:
         if settled is None:
             return pieces
         # A piece that follows a space twice stands against itself, not against something settled.
-        known = settled | own
+        known = settled | own | self.still
         return [p for p in pieces if p.slots <= known and (p.number, slot) in self.alone]
 
     def _settle(self, slot: int) -> Tensor:
@@ -335,21 +351,23 @@ class _Work:
         def step(gain: Tensor, size: Tensor) -> _Step:
             return _Step(GroupElement(arch, tuple(permutation), tuple(scale), none, tuple(maps)), gain, size)
 
-        turned = arch.hidden[slot].linear and self.maps
+        group, turned = arch.hidden[slot].maps, arch.hidden[slot].linear and self.maps
         if arch.outer_sizes[slot] is not None:  # within a fixed space: each copy by itself
             cross = self._nested(pieces, int(arch.outer_sizes[slot] or 1), slot).diagonal(dim1=1, dim2=2).movedim(-1, 1)
             if turned:
-                maps[slot], best = _rotation(cross)
+                maps[slot], best = best_map(group, cross), best_inner(group, cross)
             else:
                 order = permutation[slot] = assign(cross.flatten(0, 1)).view(cross.shape[:-1])
                 best = _taken(cross, order)
             return step((best - _trace(cross)).sum(1), _size(cross).sum(1))
         if turned:
             score = self._similarity(pieces, slot)
-            maps[slot], best = _rotation(score)
+            maps[slot], best = best_map(group, score), best_inner(group, score)
             return step(best - _trace(score), _size(score))
         inner_slots = self.inner[slot]
-        crosses = {s: self._nested([p for p in pieces if s in p.slots], arch.hidden[slot].size, s) for s in inner_slots}
+        # Of several spaces within one, those that always come together are settled afterwards, one by one.
+        within = {s: self._clear(pieces, s, inner_slots) for s in inner_slots}
+        crosses = {s: self._nested(found, arch.hidden[slot].size, s) for s, found in within.items() if found}
         alone = [p for p in pieces if not any(s in p.slots for s in inner_slots)]
         now = self._similarity(alone, slot)
         score, signs = self._signs_for_each(alone, slot) if slot in self.states else (now, {})
@@ -358,7 +376,7 @@ class _Work:
         for s, cross in crosses.items():
             now = now + _trace(cross.diagonal(dim1=1, dim2=2).movedim(-1, 1)).sum(1)
             if arch.hidden[s].linear and self.maps:
-                score = score + torch.linalg.svdvals(cross).sum(-1)
+                score = score + best_inner(arch.hidden[s].maps, cross)
                 continue
             columns[s] = assign(cross.flatten(0, 2)).view(cross.shape[:-1])
             score = score + _taken(cross, columns[s])
@@ -372,7 +390,7 @@ class _Work:
                 permutation[s] = inside.gather(2, index[..., None].expand(-1, -1, 1, inside.shape[-1])).squeeze(2)
             else:
                 chosen = cross.gather(2, index[..., None, None].expand(-1, -1, 1, *cross.shape[-2:])).squeeze(2)
-                maps[s] = _rotation(chosen)[0]
+                maps[s] = best_map(arch.hidden[s].maps, chosen)
         return step(_taken(score, order) - now, torch.maximum(size, _size(score)))
 
     def _similarity(self, pieces: Sequence[Piece], slot: int) -> Tensor:
@@ -461,12 +479,6 @@ def _inside(tensor: Tensor, move: Move) -> Tensor:
     assert move.outer is not None
     moved = tensor.movedim((1 + move.outer, 1 + move.axis), (1, 2))
     return moved.flatten(3) if moved.dim() > 3 else moved.unsqueeze(-1)
-
-
-def _rotation(cross: Tensor) -> tuple[Tensor, Tensor]:
-    """The orthogonal M with the largest inner product of a and M b (Procrustes), and that inner product."""
-    u, values, vh = torch.linalg.svd(cross)
-    return torch.matmul(u, vh), values.sum(-1)
 
 
 def _taken(score: Tensor, columns: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weightaug._maps import turned
 from weightaug._table import Move
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement
@@ -95,12 +96,16 @@ class TableRefinement(Colouring):
         super().__init__(len(x), sizes, [group.states for group in self.groups], order, tolerance, x.device)
 
     def start(self, slot: int) -> Tensor:
-        """Copies within a fixed space have a place of their own, so they differ from the start."""
+        """Copies within a fixed space have a place of their own, so they differ from the start; rotary pairs too."""
         group, colours = self.groups[slot], super().start(slot)
+        if group.slot not in self.arch.movers and group.slot == group.master:
+            places = torch.arange(group.shape[-1], dtype=colours.dtype, device=colours.device)
+            places = places.repeat_interleave(group.states)
+            colours = colours + places.repeat(colours.shape[-1] // len(places))
         if len(group.shape) == 1 or self.arch.outers[group.master] is not None:
             return colours
         copies = torch.arange(group.shape[0], dtype=colours.dtype, device=colours.device)
-        return colours + copies.repeat_interleave(group.shape[1] * group.states)
+        return colours + group.shape[1] * copies.repeat_interleave(group.shape[1] * group.states)
 
     # -- rounds --------------------------------------------------------------------------------------
 
@@ -209,7 +214,7 @@ class TableRefinement(Colouring):
         """The symmetry that orders positions by their colours, in the first of their states."""
         arch = self.arch
         none: tuple[Tensor | None, ...] = (None,) * len(arch.hidden)
-        permutations, scales = list(none), list(none)
+        permutations, scales, maps = list(none), list(none), list(none)
         whole = self.colours()
         for i in self.order:
             group = self.groups[i]
@@ -220,9 +225,12 @@ class TableRefinement(Colouring):
             if moved is not None:  # the positions that they lie within have moved before
                 index = moved.unsqueeze(-1).expand_as(order)
                 order, state = order.gather(1, index), state.gather(1, index)
-            if group.slot == group.master:
+            if group.slot in arch.movers:
                 permutations[group.slot] = order
             final = permutations[group.master]
             if group.sign is not None and final is not None:
                 scales[group.slot] = group.sign[state].gather(-1, final)
-        return GroupElement(arch, tuple(permutations), tuple(scales), none)
+            elif group.sign is not None:  # pairs of neurons, which have one sign: that of the first
+                sign = group.sign[state[..., : state.shape[-1] // 2]]
+                maps[group.slot] = turned(sign, torch.zeros_like(sign))
+        return GroupElement(arch, tuple(permutations), tuple(scales), none, tuple(maps))

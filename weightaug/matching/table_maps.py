@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from weightaug._maps import turned
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.pieces import Piece, axes_of, pieces_of
@@ -22,6 +23,9 @@ def balance_maps(x: WeightSpaceElement, slots: Sequence[int], max_sweeps: int = 
 
     They minimise the norm of the network over its orbit, and are unique but for signs and order where no two of the
     diagonal's entries are equal. Of a low-rank pair it is the balanced singular value decomposition of the product.
+    Of pairs under rotary positions, both sides have the same norm, and the sum of the squares of all entries, as
+    complex numbers, is real and positive, which leaves a sign for each pair. Of a stream that can be turned, the sum
+    of both Gram matrices is diagonal.
 
     Args:
         x: A flat float64 batch.
@@ -39,6 +43,23 @@ def balance_maps(x: WeightSpaceElement, slots: Sequence[int], max_sweeps: int = 
         still = True
         for slot in slots:
             written, read = _gram(x, pieces, slot, 1), _gram(x, pieces, slot, -1)
+            if arch.hidden[slot].maps == "rotary":
+                map_ = _upright(written, read, x, slot)
+                still &= _is_one(map_)
+                maps = tuple([map_ if s == slot else t for s, t in enumerate(none)])
+                group = GroupElement(arch, none, none, none, maps)
+                x, total = act(x, group), group @ total
+                continue
+            if arch.hidden[slot].maps == "orthogonal":
+                if _is_diagonal(written + read):
+                    continue
+                still = False
+                # Of all that writes and reads it, the main axes; where nothing is along some, they do not matter.
+                map_ = torch.linalg.eigh(written + read)[1].mT
+                maps = tuple([map_ if s == slot else t for s, t in enumerate(none)])
+                group = GroupElement(arch, none, none, none, maps)
+                x, total = act(x, group), group @ total
+                continue
             apart = (written - read).abs().amax((-1, -2)) > _CLOSE * written.abs().amax((-1, -2))
             if not bool(apart.any()) and _is_diagonal(written):
                 continue
@@ -49,6 +70,12 @@ def balance_maps(x: WeightSpaceElement, slots: Sequence[int], max_sweeps: int = 
         if still:
             break
     return total
+
+
+def _is_one(maps: Tensor) -> bool:
+    """Whether complex factors are 1 or -1: nothing is left to do."""
+    eye = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)
+    return not bool(((maps.abs() - eye).abs() > _CLOSE * 16).any())
 
 
 def _is_diagonal(gram: Tensor) -> bool:
@@ -81,6 +108,27 @@ def _balanced(written: Tensor, read: Tensor, x: WeightSpaceElement, slot: int) -
     _check_rank(both, x, slot, "reads")
     inverse = vectors.mT / values.sqrt().unsqueeze(-1)
     return torch.matmul(both.sqrt().sqrt().unsqueeze(-1) * turned.mT, inverse)
+
+
+def _upright(written: Tensor, read: Tensor, x: WeightSpaceElement, slot: int) -> Tensor:
+    """Complex factors of pairs of neurons, from the inner products of their real and imaginary parts."""
+    half = written.shape[-1] // 2
+
+    def entries(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            gram[..., :half, :half].diagonal(dim1=-2, dim2=-1),
+            gram[..., half:, half:].diagonal(dim1=-2, dim2=-1),
+            gram[..., :half, half:].diagonal(dim1=-2, dim2=-1),
+        )
+
+    first, second = entries(written), entries(read)
+    for side, verb in ((first, "writes"), (second, "reads")):
+        _check_rank(side[0] + side[1], x, slot, verb)
+    weight = ((second[0] + second[1]) / (first[0] + first[1])).sqrt()  # squared modulus
+    real, imaginary, both = (a * weight + b / weight for a, b in zip(first, second, strict=True))
+    modulus = weight.sqrt()
+    angle = -torch.atan2(2 * both, real - imaginary) / 2
+    return turned(modulus * angle.cos(), modulus * angle.sin())
 
 
 def _check_rank(values: Tensor, x: WeightSpaceElement, slot: int, verb: str) -> None:

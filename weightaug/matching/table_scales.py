@@ -36,7 +36,7 @@ class _Equations(NamedTuple):
     counts: dict[tuple[int, int], Tensor]  # for each two sides: the entries that have both positions
 
 
-def balance_logs(x: WeightSpaceElement, slots: Sequence[int], skipped: frozenset[int]) -> GroupElement:
+def balance_logs(x: WeightSpaceElement, slots: Sequence[int], linear: frozenset[int]) -> GroupElement:
     """The scales for which the squared logarithms of all entries that are not zero have the smallest sum.
 
     Such scales exist for every network, dead neurons included, and the network that they give does not depend on where
@@ -45,14 +45,15 @@ def balance_logs(x: WeightSpaceElement, slots: Sequence[int], skipped: frozenset
 
     Args:
         x: A flat float64 batch.
-        slots: The spaces whose scales are chosen; none of those that are skipped.
-        skipped: Linear spaces whose maps are in use: tensors that follow them say nothing of scales.
+        slots: The spaces whose scales are chosen; none of the linear ones.
+        linear: Linear spaces whose maps are in use: tensors that follow them say nothing of scales. Along those whose
+            maps are orthogonal, the norm counts instead of the entries.
 
     Raises:
         ValueError: If nothing but skipped tensors follows one of the spaces.
     """
     arch = x.architecture
-    equations = _equations(x, frozenset(slots), skipped)
+    equations = _equations(x, frozenset(slots), linear)
     known = {s for e in equations for side in e.sides for s, _ in side.roles}
     for s in slots:
         if s not in known:
@@ -69,14 +70,17 @@ def balance_logs(x: WeightSpaceElement, slots: Sequence[int], skipped: frozenset
     return GroupElement(arch, none, scale, none)
 
 
-def _equations(x: WeightSpaceElement, wanted: frozenset[int], skipped: frozenset[int]) -> list[_Equations]:
+def _equations(x: WeightSpaceElement, wanted: frozenset[int], linear: frozenset[int]) -> list[_Equations]:
     found = []
     tensors = x.tensors()
+    turned = frozenset(s for s in linear if x.architecture.hidden[s].maps == "orthogonal")
     for piece in pieces_of(x.architecture):
         roles = [tuple((s, d) for s, d in move.roles if s in wanted) for move in piece.plan.moves]
-        if piece.slots & skipped or not any(roles):
+        if piece.slots & (linear - turned) or not any(roles):
             continue
         values = piece.of(tensors)
+        over = [1 + move.axis for move in piece.plan.moves if move.slot in turned]
+        values = torch.linalg.vector_norm(values, dim=over, keepdim=True) if over else values
         values = values if piece.plan.eps is None else values + piece.plan.eps
         there = values != 0
         logs = torch.where(there, values.abs(), 1.0).log()

@@ -7,7 +7,7 @@ from weightaug.transforms.function import Lambda
 from weightaug.transforms.geometry import Affine, InputMap, Reflect, Rotate, Scale, Translate
 from weightaug.transforms.grid import Dihedral, Flip, Rotate90
 from weightaug.transforms.labels import LabelSmoothing
-from weightaug.transforms.linear import HeadPermutation, HeadRotation, LoRAGauge
+from weightaug.transforms.linear import HeadPermutation, HeadRotation, LoRAGauge, StreamRotation
 from weightaug.transforms.mixing import AlignedMixup, MixParams, Mixup, PermutedMixup, Pool, SelfMixup
 from weightaug.transforms.noise import Dropout, GaussianNoise, QuantileDropout
 from weightaug.transforms.refit import Refit, RefitParams
@@ -53,6 +53,7 @@ __all__ = [
     "SirenNegation",
     "SomeOf",
     "Standardize",
+    "StreamRotation",
     "TestTime",
     "Transform",
     "Translate",

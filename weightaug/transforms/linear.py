@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from weightaug._maps import turned
 from weightaug._modes import without_autocast
 from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
@@ -17,7 +19,7 @@ from weightaug.transforms import draws, settings
 from weightaug.transforms.base import Preserves, Transform
 from weightaug.transforms.symmetry import permutations
 
-__all__ = ["HeadPermutation", "HeadRotation", "LoRAGauge"]
+__all__ = ["HeadPermutation", "HeadRotation", "LoRAGauge", "StreamRotation"]
 
 _Group = Literal["orthogonal", "invertible"]
 
@@ -43,6 +45,15 @@ class _Linear(Transform):
 
     def apply(self, element: WeightSpaceElement, params: GroupElement) -> WeightSpaceElement:
         return act(element, params)
+
+    def _maps(self, element: WeightSpaceElement, draw: Callable[[int], Tensor]) -> GroupElement:
+        """A group element of maps alone, one draw for each of the transform's spaces: what was drawn fits."""
+        architecture = element.architecture
+        self.check(architecture)
+        none: tuple[Tensor | None, ...] = (None,) * len(architecture.hidden)
+        slots = self._slots(architecture)
+        maps = tuple([draw(slot) if slot in slots else None for slot in range(len(none))])
+        return GroupElement(architecture, none, none, none, maps)
 
 
 @dataclass(frozen=True)
@@ -79,13 +90,25 @@ class _Maps(_Linear):
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture
-        self.check(architecture)
-        maps: list[Tensor | None] = [None] * len(architecture.hidden)
-        for slot in self._slots(architecture):
-            copies = architecture.outer_sizes[slot]
-            size = architecture.hidden[slot].size
-            maps[slot] = self._draw(element, (size,) if copies is None else (copies, size), generator)
-        return GroupElement.of(architecture, maps=tuple(maps))
+
+        def one(slot: int) -> Tensor:
+            draw = self._turns if architecture.hidden[slot].maps == "rotary" else self._draw
+            return draw(element, architecture.slot_shapes[slot], generator)
+
+        return self._maps(element, one)
+
+    @without_autocast
+    def _turns(self, element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Complex factors of pairs of neurons: a uniform angle, and a modulus that is 1 or around it."""
+        pairs = (*shape[:-1], shape[-1] // 2)
+        angles = draws.uniform(element, pairs, -math.pi, math.pi, generator)
+        angles = angles.to(torch.promote_types(angles.dtype, torch.float32))
+        real, imaginary = angles.cos(), angles.sin()
+        if self.group == "invertible":
+            half = math.log(self.max_condition) / 2
+            size = draws.uniform(element, pairs, -half, half, generator).to(angles.dtype).exp()
+            real, imaginary = size * real, size * imaginary
+        return turned(real, imaginary).to(element.dtype)
 
     @without_autocast
     def _draw(self, element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -113,12 +136,13 @@ class HeadRotation(_Maps):
     """Turns the inside of every head at random: queries against keys, values against outputs. Exact.
 
     Acts on every linear space within heads: M on queries and its inverse transpose on keys, M on values and its
-    inverse on what reads them; one draw per head. Under rotary positions the inside of QK is no linear space, and is
-    left alone; normalised queries and keys too.
+    inverse on what reads them; one draw per head. Under rotary positions, queries and keys take the maps that commute
+    with them: every pair of neurons i and i + d / 2 turns by an angle of its own, which is drawn uniformly.
+    Normalised queries and keys are left alone.
 
     Args:
         group: ``"orthogonal"``: uniform on O(d), which leaves norms as they are; ``"invertible"``: any map with a
-            bounded condition number.
+            bounded condition number. Of rotary pairs: turns, or turns and factors.
         max_condition: For ``"invertible"``: largest ratio of two singular values, at least 1.
 
     Raises:
@@ -128,7 +152,36 @@ class HeadRotation(_Maps):
     _needs: ClassVar[str] = "linear spaces within heads: the inside of QK and VO"
 
     def _slots(self, architecture: Architecture) -> list[int]:
-        return [s for s, space in enumerate(architecture.hidden) if space.linear and space.within is not None]
+        inside = {s for s, space in enumerate(architecture.hidden) if space.linear and space.within is not None}
+        turned = {s for s, space in enumerate(architecture.hidden) if space.maps == "rotary"}  # of one head, too
+        return sorted(inside | turned)
+
+
+@dataclass(frozen=True)
+class StreamRotation(_Linear):
+    """Turns residual streams between RMSNorms without gains at random. Exact.
+
+    Acts on every stream that nothing but linear layers and RMSNorms without gains meets: x becomes R x in all that
+    writes it, and all that reads it takes the inverse, which no norm sees. Draws a uniform orthogonal R for each stream
+    of every network. Gains stand in the way; :func:`weightaug.adapters.absorb_gains` puts them into what reads them.
+
+    Raises:
+        ValueError: If the architecture has no such stream.
+    """
+
+    _needs: ClassVar[str] = (
+        "a stream between RMSNorms without gains (adapters.absorb_gains makes one of a stream with gains)"
+    )
+
+    def _slots(self, architecture: Architecture) -> list[int]:
+        return [s for s, space in enumerate(architecture.hidden) if space.maps == "orthogonal"]
+
+    def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
+        @without_autocast
+        def one(slot: int) -> Tensor:
+            return _orthogonal(element, element.architecture.slot_shapes[slot], generator).to(element.dtype)
+
+        return self._maps(element, one)
 
 
 @dataclass(frozen=True)
@@ -150,4 +203,4 @@ class LoRAGauge(_Maps):
     _needs: ClassVar[str] = "linear spaces: the rank of low-rank pairs"
 
     def _slots(self, architecture: Architecture) -> list[int]:
-        return [s for s, space in enumerate(architecture.hidden) if space.linear and space.within is None]
+        return [s for s, space in enumerate(architecture.hidden) if space.maps == "invertible" and space.within is None]

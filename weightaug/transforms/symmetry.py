@@ -100,7 +100,7 @@ def permutations(
     architecture = element.architecture
     drawn: list[Tensor | None] = [None] * len(architecture.hidden)
     for slot in slots:
-        if architecture.masters[slot] == slot:
+        if slot in architecture.movers:
             copies = architecture.outer_sizes[slot]
             inner = () if copies is None else (copies,)
             shape = (*element.batch_shape, *inner, architecture.hidden[slot].size)
@@ -131,7 +131,7 @@ class Permute(_Symmetry):
     _needs = "a hidden space"
 
     def _fits(self, architecture: Architecture, slot: int) -> bool:
-        return True
+        return "permutation" in architecture.hidden[slot].symmetries
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
         architecture = element.architecture

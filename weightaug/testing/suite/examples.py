@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import weightaug as wa
 from weightaug.adapters import from_modules
@@ -13,7 +13,16 @@ from weightaug.matching import Frame
 from weightaug.testing.battery import EXAMPLES
 from weightaug.testing.networks import random_element
 
-__all__ = ["OF_HEADS", "OF_PAIRS", "TRANSFORMS", "encoders", "low_rank_pairs", "public_transforms"]
+__all__ = [
+    "OF_HEADS",
+    "OF_PAIRS",
+    "OF_STREAMS",
+    "TRANSFORMS",
+    "encoders",
+    "low_rank_pairs",
+    "public_transforms",
+    "streams",
+]
 
 _FRAME = Frame(random_element(EXAMPLES[0], (1,), seed=1))
 
@@ -54,6 +63,7 @@ TRANSFORMS: tuple[wa.Transform, ...] = (
     wa.RandomOrder((wa.Reflect(), wa.LabelSmoothing())),
 )
 OF_HEADS: tuple[wa.Transform, ...] = (wa.HeadPermutation(), wa.HeadRotation(), wa.HeadRotation("invertible"))
+OF_STREAMS: tuple[wa.Transform, ...] = (wa.StreamRotation(),)
 OF_PAIRS: tuple[wa.Transform, ...] = (wa.LoRAGauge(), wa.LoRAGauge("invertible"))
 
 
@@ -72,6 +82,34 @@ def encoders(count: int) -> wa.WeightSpaceElement:
             layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
             modules.append(layer.double().eval())
         example = torch.randn(1, 3, 8, dtype=torch.float64)
+    return from_modules(modules, example_input=example)
+
+
+class _Stream(nn.Module):
+    """A residual stream that nothing but linear layers and norms without gains meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(4, 6)
+        self.norm = nn.RMSNorm(6, elementwise_affine=False)
+        self.mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.read(x)
+        normed: Tensor = self.norm(x + self.mlp(self.norm(x)))
+        result: Tensor = self.head(normed)
+        return result
+
+
+def streams(count: int) -> wa.WeightSpaceElement:
+    """A batch of random residual networks between norms without gains, traced, in double precision."""
+    modules = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(count):
+            torch.manual_seed(seed)
+            modules.append(_Stream().double().eval())
+        example = torch.randn(2, 4, dtype=torch.float64)
     return from_modules(modules, example_input=example)
 
 

@@ -15,10 +15,12 @@ from weightaug.testing.networks import random_element
 from weightaug.testing.suite.examples import (
     OF_HEADS,
     OF_PAIRS,
+    OF_STREAMS,
     TRANSFORMS,
     encoders,
     low_rank_pairs,
     public_transforms,
+    streams,
 )
 
 every_architecture = pytest.mark.parametrize("architecture", EXAMPLES, ids=str)
@@ -31,7 +33,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_every_public_transform_is_here() -> None:
     """A transform that comes must come here, too."""
-    tested = {type(transform) for transform in (*TRANSFORMS, *OF_HEADS, *OF_PAIRS)}
+    tested = {type(transform) for transform in (*TRANSFORMS, *OF_HEADS, *OF_PAIRS, *OF_STREAMS)}
     assert public_transforms() == tested
 
 
@@ -47,6 +49,15 @@ def test_transforms_of_heads_obey_the_laws(transform: wa.Transform) -> None:
     networks = encoders(3)
     check_transform(transform, networks, graph=False)
     x = torch.randn(2, 3, 8, dtype=torch.float64, generator=generator())
+    torch.testing.assert_close(transform(networks, generator=generator())(x), networks(x))
+
+
+@pytest.mark.parametrize("transform", OF_STREAMS, ids=repr)
+def test_transforms_of_streams_obey_the_laws(transform: wa.Transform) -> None:
+    """And the traced modules compute what they computed."""
+    networks = streams(3)
+    check_transform(transform, networks, graph=False)
+    x = torch.randn(5, 4, dtype=torch.float64, generator=generator())
     torch.testing.assert_close(transform(networks, generator=generator())(x), networks(x))
 
 

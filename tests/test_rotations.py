@@ -1,0 +1,285 @@
+"""Maps that pass in part: turns of pairs under rotary positions, rotations of streams without gains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.families import FAMILIES
+from tests.test_tracing_kinds import INSIDE, Attention, error, made, run
+from weightaug import (
+    Activation,
+    Architecture,
+    GroupElement,
+    HeadRotation,
+    LoRAGauge,
+    Permute,
+    Space,
+    StreamRotation,
+    TensorSpec,
+    WeightSpaceElement,
+    act,
+    matching,
+)
+from weightaug.adapters import absorb_gains, from_modules
+from weightaug.testing import check_transform
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def difference(a: WeightSpaceElement, b: WeightSpaceElement) -> float:
+    return max(float((s - t).abs().max() / s.abs().max()) for s, t in zip(a.tensors(), b.tensors(), strict=True))
+
+
+# -- pairs under rotary positions ------------------------------------------------------------------------
+
+
+def pairs_of(architecture: Architecture) -> list[Space]:
+    return [space for space in architecture.hidden if space.maps == "rotary"]
+
+
+@pytest.mark.parametrize("kind", ["rotary", "rotary_grouped_queries"])
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**30), group=st.sampled_from(["orthogonal", "invertible"]))
+def test_pairs_turn_and_the_function_stays(kind: str, seed: int, group: str):
+    module, x, element = made(kind)
+    (space,) = pairs_of(element.architecture)
+    assert space.size == INSIDE
+    assert space.symmetries == ("maps",)
+    turned = HeadRotation(group)(element, generator=seeded(seed))
+    before, after = dict(element.named_tensors()), dict(turned.named_tensors())
+    for name in ("q.weight", "k.weight", "q.bias", "k.bias", "v.weight", "o.weight"):
+        assert not torch.equal(before[name], after[name])
+    assert error(run(module, x, element)[0], run(module, x, turned)[0]) < 1e-9
+    moved = Permute()(element, generator=seeded(seed))
+    assert error(run(module, x, element)[0], run(module, x, moved)[0]) < 1e-9
+
+
+@pytest.mark.parametrize("what", ["any rotation", "a permutation"])
+def test_what_does_not_commute_changes_the_function_and_is_refused(what: str):
+    module, x, element = made("rotary")
+    architecture = element.architecture
+    slot = next(s for s, space in enumerate(architecture.hidden) if space.maps == "rotary")
+    none: list[Tensor | None] = [None] * len(architecture.hidden)
+    shape = architecture.slot_shapes[slot]
+    if what == "any rotation":
+        drawn = torch.randn(*shape, shape[-1], dtype=torch.float64, generator=seeded(0))
+        maps = [torch.linalg.qr(drawn).Q if s == slot else t for s, t in enumerate(none)]
+        with pytest.raises(ValueError, match=r"neurons i and i \+ size / 2 together"):
+            GroupElement.of(architecture, maps=tuple(maps))
+        wrong = GroupElement(architecture, tuple(none), tuple(none), tuple(none), tuple(maps))
+    else:
+        order = torch.arange(shape[-1]).roll(1).expand(shape)
+        with pytest.raises(ValueError, match="not interchangeable"):
+            GroupElement.of(architecture, permutation=tuple(order if s == slot else t for s, t in enumerate(none)))
+        moved = tuple(order if s == slot else t for s, t in enumerate(none))
+        wrong = GroupElement(architecture, moved, tuple(none), tuple(none))
+    assert error(run(module, x, element)[0], run(module, x, act(element, wrong))[0]) > 1e-3
+
+
+class Turned(Attention):
+    """Positions that are turned in another way, or after something else."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(rotary=True)
+        self.how = how
+        self.norm = nn.RMSNorm(INSIDE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:2], -1, INSIDE)
+        half = INSIDE // 2
+        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        angle = torch.arange(x.shape[1], dtype=x.dtype)[:, None] / 10.0 ** torch.arange(INSIDE, dtype=x.dtype)
+        if self.how == "other angles in both halves":
+            cos, sin = angle.cos(), angle.sin()
+        else:
+            cos, sin = (torch.cat([f[:, :half], f[:, :half]], -1) for f in (angle.cos(), angle.sin()))
+        if self.how == "normalised before":
+            q, k = self.norm(q), self.norm(k)
+        if self.how == "neighbours":
+            q, k = (t * cos + torch.stack([-t[..., 1::2], t[..., ::2]], -1).flatten(-2) * sin for t in (q, k))
+        elif self.how == "halves the other way round":
+            q, k = (t * cos + torch.cat([t[..., half:], -t[..., :half]], -1) * sin for t in (q, k))
+        else:
+            q, k = (t * cos + torch.cat([-t[..., half:], t[..., :half]], -1) * sin for t in (q, k))
+        if self.how == "looked at between":
+            q = q + 1
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.o(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "other angles in both halves", "neighbours", "normalised before", "halves the other way round",
+        "looked at between",
+    ],
+)  # fmt: skip
+def test_pairs_that_are_not_understood_are_left_alone(how: str):
+    torch.manual_seed(0)
+    module, x = Turned(how).double().eval(), torch.randn(2, 5, 12, dtype=torch.float64)
+    element = from_modules(module, example_input=x)  # which holds what was found against the module
+    assert not pairs_of(element.architecture)
+    moved = HeadRotation()(element, generator=seeded(0))  # of values and outputs
+    before, after = dict(element.named_tensors()), dict(moved.named_tensors())
+    assert torch.equal(before["q.weight"], after["q.weight"])
+    assert not torch.equal(before["v.weight"], after["v.weight"])
+
+
+def test_the_best_turn_of_pairs_is_found():
+    """Against a search over angles: the closed form gains as much as the best of many."""
+    from weightaug.matching.procrustes import best_inner, best_map
+
+    cross = torch.randn(3, 4, 4, dtype=torch.float64, generator=seeded(0))
+    found = best_map("rotary", cross)
+    assert torch.allclose((found * cross).sum((-1, -2)), best_inner("rotary", cross))
+    for first in torch.linspace(0, 6.28, 60, dtype=torch.float64):
+        for second in torch.linspace(0, 6.28, 60, dtype=torch.float64):
+            angles = torch.stack([first, second])
+            a, b = torch.diag(angles.cos()), torch.diag(angles.sin())
+            other = torch.cat([torch.cat([a, -b], 1), torch.cat([b, a], 1)])
+            assert ((other * cross).sum((-1, -2)) <= best_inner("rotary", cross) + 1e-9).all()
+    assert torch.equal(best_map("rotary", torch.zeros(1, 4, 4)), torch.eye(4).unsqueeze(0))
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_without_gains"])
+def test_a_planted_place_in_the_orbit_comes_back(family: str):
+    pytest.importorskip("transformers")
+    from tests.test_tracing import traced
+
+    _, _, element = traced(family)
+    for seed in range(4):
+        planted = element
+        for transform in (Permute(), HeadRotation(), *([StreamRotation()] if "without" in family else [])):
+            planted = transform(planted, generator=seeded(seed))
+        assert float(matching.distance(element, planted)) < 1e-10
+        if family == "llama":  # without maps, the pairs stand still, and the rest is found
+            moved = Permute()(element, generator=seeded(seed))
+            assert float(matching.distance(element, moved, symmetry="permutation")) < 1e-10
+
+
+def test_a_space_under_rotary_positions_is_declared_with_care():
+    def declared(size: int = 4, *, linear: bool = True) -> Architecture:
+        spaces = (Space("x", 3), Space("pairs", size, Activation("rotary"), linear=linear))
+        sizes = {"x": 3, "pairs": size}
+        tensors = tuple(TensorSpec.parse(n, f"{d}pairs -x", sizes) for n, d in (("q", "+"), ("k", "-")))
+        return Architecture(spaces, tensors=tensors)
+
+    architecture = declared()
+    assert Architecture.from_json(architecture.to_json()) == architecture
+    assert architecture.movers == ()
+    x = WeightSpaceElement(architecture, tuple(torch.randn(5, 4, 3, dtype=torch.float64) for _ in range(2)), ())
+    check_transform(HeadRotation("invertible"), x, graph=False)
+    moved = HeadRotation()(x)
+    with pytest.raises(ValueError, match="LoRAGauge needs linear spaces"):
+        LoRAGauge()(x)
+
+    def score(element: WeightSpaceElement) -> Tensor:
+        q, k = (torch.complex(*t.chunk(2, 1)) for t in element.weights)
+        return (q.conj().mT @ k).real
+
+    torch.testing.assert_close(score(moved), score(x))
+    for wrong in ({"size": 3}, {"linear": False}):
+        with pytest.raises(ValueError, match="an even size, linear=True"):
+            declared(**wrong)
+
+
+# -- streams without gains -------------------------------------------------------------------------------
+
+
+class Stream(nn.Module):
+    """A residual stream between RMSNorms."""
+
+    def __init__(self, *, tied: bool = False, reader: str = "linear") -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.first, self.last = nn.RMSNorm(8), nn.RMSNorm(8)
+        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8, bias=False))
+        self.head = nn.Linear(8, 11, bias=False)
+        self.reader = reader
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        h = self.first(x)
+        x = x + self.mlp(h.tanh() if self.reader == "tanh" else h)
+        return self.head(self.last(x))
+
+
+TOKENS = torch.arange(22).view(2, 11) % 11
+
+
+def trained(**options) -> Stream:
+    torch.manual_seed(0)
+    module = Stream(**options).double()
+    with torch.no_grad():
+        for norm in (module.first, module.last):
+            norm.weight.copy_(torch.rand(8) + 0.5)
+    return module.eval()
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**30))
+def test_a_stream_turns_once_its_gains_are_absorbed(seed: int):
+    module = trained()
+    with pytest.raises(ValueError, match="absorb_gains"):
+        StreamRotation()(from_modules(module, example_input=TOKENS))
+    free = absorb_gains(module, TOKENS)
+    expected = module(TOKENS)
+    torch.testing.assert_close(free(TOKENS), expected, rtol=1e-12, atol=1e-12)
+    assert module.first.weight is not None
+    assert all("first" not in name and "last" not in name for name in free.state_dict())
+    element = from_modules(free, example_input=TOKENS)
+    moved = StreamRotation()(element, generator=seeded(seed))
+    assert all(
+        torch.equal(a, b) == (n in ("mlp.0.bias",))
+        for (n, a), b in zip(element.named_tensors(), moved.tensors(), strict=True)
+    )
+    torch.testing.assert_close(moved(TOKENS), expected, rtol=1e-10, atol=1e-10)
+    slot = next(s for s, space in enumerate(element.architecture.hidden) if space.maps == "orthogonal")
+    maps: list[Tensor | None] = [None] * len(element.architecture.hidden)
+    maps[slot] = 2 * torch.eye(8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="orthogonal maps, which keep the norm"):
+        GroupElement.of(element.architecture, maps=tuple(maps))
+
+
+def test_turned_streams_have_one_canonical_form():
+    element = from_modules(absorb_gains(trained(), TOKENS), example_input=TOKENS)
+    form = act(element, matching.canonicalize(element))
+    for seed in range(4):
+        place = StreamRotation()(Permute()(element, generator=seeded(seed)), generator=seeded(seed + 50))
+        assert difference(form, act(place, matching.canonicalize(place))) < 1e-9
+
+
+def test_the_laws_hold():
+    element = from_modules(absorb_gains(trained(), TOKENS), example_input=TOKENS)
+    check_transform(StreamRotation(), element, graph=False)
+
+
+def test_what_cannot_take_a_gain_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"last\.weight multiplies is used several times .*untie"):
+        absorb_gains(trained(tied=True), TOKENS)
+    with pytest.raises(ValueError, match=r"first\.weight multiplies is read by the operator 'tanh'"):
+        absorb_gains(trained(reader="tanh"), TOKENS)
+    with pytest.raises(ValueError, match="has no RMSNorm with a gain"):
+        absorb_gains(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)), torch.randn(2, 4))
+    with pytest.raises(TypeError, match=r"expected an nn\.Module"):
+        absorb_gains({}, TOKENS)  # type: ignore[arg-type]
+    shared = trained()
+    shared.last.weight = shared.first.weight
+    with pytest.raises(ValueError, match=r"several norms have the gain last\.weight"):
+        absorb_gains(shared, TOKENS)
+
+
+def test_norms_that_are_written_out_take_part():
+    pytest.importorskip("transformers")
+    module, inputs = FAMILIES["llama_without_gains"]()
+    assert not any("norm" in name for name in module.state_dict())
+    architecture = Architecture.from_module(module, inputs)
+    assert [space.size for space in architecture.hidden if space.maps == "orthogonal"] == [32]

@@ -1,0 +1,129 @@
+"""Norms without gains: what a norm multiplies its positions with, put into the layers that read it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from weightaug._tracing.derive import exported
+from weightaug._tracing.patterns import operator, patterns_of
+
+__all__ = ["absorb_gains"]
+
+_THROUGH = {"to", "_to_copy", "alias", "contiguous", "clone", "dropout", "type_as", "detach"}
+
+
+def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
+    """A copy of a module that computes the same without gains of RMSNorms: what reads them takes them in.
+
+    Between norms with gains, a stream's neurons can be reordered and change their signs; without, it can be turned
+    (:class:`~weightaug.StreamRotation`). The gains are no parameters of the copy any more, so networks of a collection
+    are all to be made that way, and new ones have to be trained without gains.
+
+    Args:
+        module: A module with RMSNorms, ``nn.RMSNorm`` or written out; it stays as it is.
+        example_input: What it takes, as for :meth:`Architecture.from_module`.
+
+    Returns:
+        The copy, in eval mode.
+
+    Raises:
+        TypeError: If module is no module.
+        ValueError: If there is no such gain, or something else than linear layers with weights of their own reads one.
+
+    Source: Ashkboos et al. (2024), SliceGPT, section 3.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"absorb_gains: expected an nn.Module, got {type(module).__name__}")
+    graph, signature = exported(module, example_input)
+    named = {spec.arg.name: spec.target for spec in signature.input_specs if spec.target is not None}
+    state = module.state_dict(keep_vars=True)
+    shared = {id(t): [n for n, other in state.items() if other is t] for t in state.values()}
+    found: dict[str, list[str]] = {}
+    for gain, product in _gains(graph):
+        name = str(named.get(gain.name))
+        if name not in state:
+            continue
+        if name in found or len(shared[id(state[name])]) > 1:
+            raise ValueError(f"absorb_gains: several norms have the gain {name}; each needs one of its own")
+        found[name] = [str(named.get(w.name)) for w in _readers(product, name)]
+    weights = [w for readers in found.values() for w in readers]
+    for name, readers in found.items():
+        for weight in readers:
+            if weight not in state or weights.count(weight) > 1 or len(shared[id(state[weight])]) > 1:
+                raise ValueError(
+                    f"absorb_gains: {weight}, which reads what {name} multiplies, is used elsewhere, too (a tied "
+                    "weight?); expected a weight of its own: untie it, for example tie_word_embeddings=False"
+                )
+    if not found:
+        raise ValueError(
+            f"absorb_gains: {type(module).__name__} has no RMSNorm with a gain; expected nn.RMSNorm, or x * rsqrt("
+            "x.pow(2).mean(-1, keepdim=True) + eps) times a parameter. A LayerNorm is another norm"
+        )
+    changed = copy.deepcopy(module).eval()
+    tensors = changed.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, readers in found.items():
+            for weight in readers:
+                tensors[weight].copy_(tensors[weight].double() * tensors[name].double())
+            _remove(changed, name)
+    return changed
+
+
+def _gains(graph: torch.fx.Graph) -> Iterator[tuple[Node, Node]]:
+    """Gains of norms, and what they give."""
+    for node, pattern in patterns_of(graph).items():
+        if len(pattern.inputs) != 1:
+            continue
+        last = node
+        while len(users := _users(last)) == 1 and operator(users[0]) in _THROUGH:
+            last = users[0]
+        for user in users:
+            others = [given for given in user.args if isinstance(given, Node) and given is not last]
+            if operator(user) == "mul" and len(users) == 1 and len(others) == 1 and others[0].op == "placeholder":
+                yield others[0], user
+    for node in graph.nodes:
+        weight = node.args[2] if operator(node) == "rms_norm" and len(node.args) > 2 else None
+        if isinstance(weight, Node) and weight.op == "placeholder":
+            yield weight, node
+
+
+def _users(node: Node) -> list[Node]:
+    return [user for user in node.users if not operator(user).startswith("_assert")]
+
+
+def _readers(product: Node, gain: str) -> Iterator[Node]:
+    """The weights of the linear layers that read a normalised stream."""
+    for user in _users(product):
+        if operator(user) in _THROUGH:
+            yield from _readers(user, gain)
+        elif operator(user) == "linear" and user.args[0] is product and isinstance(user.args[1], Node):
+            if len(_users(user.args[1])) > 1:
+                raise ValueError(
+                    f"absorb_gains: a weight that reads what {gain} multiplies is used several times (a tied weight?); "
+                    "expected a weight of its own: untie it, for example tie_word_embeddings=False"
+                )
+            yield user.args[1]
+        else:
+            raise ValueError(
+                f"absorb_gains: what {gain} multiplies is read by the operator {operator(user) or user.op!r}; expected "
+                "linear layers alone, which can take it in"
+            )
+
+
+def _remove(module: nn.Module, name: str) -> None:
+    """Takes a gain out of a norm."""
+    path, _, attribute = name.rpartition(".")
+    owner = module.get_submodule(path)
+    gain: Tensor = getattr(owner, attribute)
+    delattr(owner, attribute)
+    if isinstance(owner, nn.RMSNorm):
+        owner.register_parameter(attribute, None)
+        owner.elementwise_affine = False
+    else:
+        owner.register_buffer(attribute, torch.ones_like(gain), persistent=False)
