@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from weightaug._activations import Activation, as_activation
 from weightaug._axes import TensorSpec
@@ -296,6 +296,33 @@ class Architecture:
                 for name, (out, into, rank) in shapes.items()
             }
         )
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        activation: Activation | str | Sequence[Activation | str] | None = None,
+        *,
+        output_offset: float = 0.0,
+    ) -> Architecture:
+        """The architecture of a state dict whose names and shapes suffice: a chain of linear layers, or LoRA adapters.
+
+        They tell no skips, no pooling and no norm without parameters: that the layers are a chain is what the caller
+        says by using this. Whatever has other tensors is refused; :meth:`from_module` is for everything else.
+
+        Args:
+            state_dict: Weights ``(out, in)`` and biases ``(out,)`` of one network, under one name with numbers, by
+                which they are ordered; or pairs called ``lora_A`` and ``lora_B``, beside which others are left out.
+            activation: Of a chain: one for all hidden spaces, or one for each.
+            output_offset: Of a chain: constant that is added to the outputs.
+
+        Raises:
+            TypeError: If this is no mapping of tensors, or an activation is something else.
+            ValueError: If there are other tensors, the layers do not chain or have no order, or there is no activation.
+        """
+        from weightaug.adapters.inference import architecture_of_state_dict
+
+        return architecture_of_state_dict(state_dict, activation, output_offset)
 
     @classmethod
     def from_module(cls, module: nn.Module, example_input: Any, *, check: bool = True) -> Architecture:

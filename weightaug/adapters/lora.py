@@ -64,9 +64,7 @@ def from_lora(states: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> 
     if not given:
         raise ValueError("from_lora needs at least one state dict, got none")
     found = [_pairs(i, state) for i, state in enumerate(given)]
-    architecture = architecture_of_pairs(
-        {n: ((a, given[0][a].shape), (b, given[0][b].shape)) for n, (a, b) in found[0].items()}
-    )
+    architecture = _of_pairs(given[0], found[0])
     rows = []
     for i, (state, pairs) in enumerate(zip(given, found, strict=True)):
         if pairs != found[0]:
@@ -81,6 +79,19 @@ def from_lora(states: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]]) -> 
         rows.append([state[spec.name].detach() for spec in architecture.tensors])
     tensors = rows[0] if single else [torch.stack(column) for column in zip(*rows, strict=True)]
     return WeightSpaceElement(architecture, tuple(tensors), ()).validate()
+
+
+def architecture_of_adapter(state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture of one adapter's state dict.
+
+    Raises:
+        ValueError: As for :func:`from_lora`.
+    """
+    return _of_pairs(state, _pairs(0, state))
+
+
+def _of_pairs(state: Mapping[str, Tensor], pairs: Mapping[str, tuple[str, str]]) -> Architecture:
+    return architecture_of_pairs({name: ((a, state[a].shape), (b, state[b].shape)) for name, (a, b) in pairs.items()})
 
 
 def _pairs(index: int, state: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
