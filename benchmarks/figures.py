@@ -111,7 +111,8 @@ def _curves(args: argparse.Namespace) -> list[Path]:
 
 def _forest(args: argparse.Namespace) -> list[Path]:
     _require_matplotlib()
-    tables = [column for column in recorded(args.runs) if column.comparisons]
+    tables = [column.plain for column in recorded(args.runs) if column.images is None]
+    tables = [column for column in tables if column.comparisons]
     if not tables:
         raise ValueError(f"{args.runs}: no row to compare with no augmentation; train some with --rows none ROW ...")
     written = []

@@ -26,7 +26,8 @@ from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import notes
-from benchmarks.table.report import Column, label_of
+from benchmarks.table.report import Column, Summary, label_of
+from benchmarks.table.statistics import Interval, paired_p
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,14 +46,21 @@ ALIGNMENTS = {
 def tables_of(results: Path) -> dict[str, str]:
     """All tables of the study, by the names that the page gives them."""
     tables = report.recorded(results / "study") if any((results / "study").glob("cells/*.json")) else []
-    main = [table for table in tables if table.model == "dws" and not of(table, "redraw") and table.views == 1]
+    curve = [table for table in tables if table.images is not None]
     redrawn = [table for table in tables if of(table, "redraw")]
-    rest = [table for table in tables if table not in main and table not in redrawn]
+    whole_sets = [table for table in tables if table not in curve and table not in redrawn]
+    of_dws = [table for table in whole_sets if table.model == "dws"]
+    mixed = [table for table in of_dws if table.views == 1]
+    main, views = [table.plain for table in mixed], [table for table in of_dws if table.views > 1]
+    rest = [table for table in whole_sets if table not in of_dws]
     return {
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
         "verdicts": verdicts(main),
         "redrawn": whole(redrawn),
+        "leak": leak(mixed),
+        "views": whole(views),
+        "curve": learning_curve([*curve, *main, *views]),
         "answer": answer([*main, *(table for table in rest if table.views == 1)]),
         "readers": whole(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
@@ -105,6 +113,70 @@ def verdicts(tables: list[Column]) -> str:
                 found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
         lines += [f"- {verdict}: {', '.join(rows) or 'none'}" for verdict, rows in found.items()]
     return "\n".join(lines) + "\n"
+
+
+def leak(tables: list[Column]) -> str:
+    """What partners of mixing from all views of the training images change, where one is trained on."""
+    lines = []
+    for table in tables:
+        for row, summary in table.rows.items():
+            name = row.split(" ")[0]
+            if name == row or name not in table.rows:
+                continue
+            own = table.rows[name]
+            seeds = sorted(set(own.accuracies) & set(summary.accuracies))
+            gap = Interval.of(summary.differences(own))
+            if gap is None or not math.isfinite(gap.half):
+                continue
+            means = [statistics.fmean(s.accuracies[seed] for seed in seeds) for s in (own, summary)]
+            p = paired_p(summary.differences(own))
+            texts = [
+                f"{means[0]:.2f}",
+                f"{means[1]:.2f}",
+                f"{gap.mean:+.2f} ± {gap.half:.2f}",
+                f"{p:.3f}",
+                str(len(seeds)),
+            ]
+            lines.append(f"| {label_of(name)} | {' | '.join(texts)} |")
+    if not lines:
+        return NOT_YET
+    heads = ["row", "partners of the view trained on", "of all ten views", "difference, paired", "p", "seeds"]
+    return "\n".join([f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1), *lines]) + "\n"
+
+
+def learning_curve(tables: list[Column]) -> str:
+    """Accuracy by the number of training images, at about as many steps each."""
+    found: dict[tuple[str, int], dict[int, Summary]] = {}
+    for table in tables:
+        size = finished_size(table)
+        for row, summary in table.rows.items():
+            if size is not None and summary.interval is not None and " " not in row:
+                found.setdefault((row, table.views), {})[size] = summary
+    sizes = sorted(
+        {table.images for table in tables if table.images is not None}
+        | {size for table in tables if table.images is None and (size := finished_size(table)) is not None}
+    )
+    wanted = {key: at for key, at in found.items() if len(at) > 1}
+    if not wanted:
+        return NOT_YET
+    lines = [f"| training images | {' | '.join(f'{size:,}' for size in sizes)} |", "| --- |" + " ---: |" * len(sizes)]
+    for (row, views), at in wanted.items():
+        name = label_of(row) + (f", {views} views" if views > 1 else "")
+        lines.append(f"| {name} | {' | '.join(_entry(at.get(size)) for size in sizes)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(summary: Summary | None) -> str:
+    if summary is None or summary.interval is None:
+        return "–"
+    half = summary.interval.half
+    return f"{summary.interval.mean:.1f}" + (f" ± {half:.1f}" if math.isfinite(half) else "")
+
+
+def finished_size(table: Column) -> int | None:
+    """Images that a table's classifiers were trained on; None where none has finished."""
+    done = [record for record in table.records if record["status"] == "finished"]
+    return int(done[0]["networks"]["train"]) // table.views if done else None
 
 
 def tuning(folder: Path) -> str:

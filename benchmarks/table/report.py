@@ -146,9 +146,22 @@ class Column(NamedTuple):
         settings = self.records[0]["settings"] if self.records else {}
         if settings.get("redraw"):
             text += ", samples and fits of every seed's own"
-        if (images := settings.get("train", {}).get("images")) is not None:
-            text += f", {images} training samples"
+        if self.images is not None:
+            text += f", {self.images} training samples"
         return text
+
+    @property
+    def images(self) -> int | None:
+        """Training samples, where they are fewer than there are."""
+        settings = self.records[0]["settings"] if self.records else {}
+        found = settings.get("train", {}).get("images")
+        return None if found is None else int(found)
+
+    @property
+    def plain(self) -> Column:
+        """The same without rows whose partners of mixing are from other views than are trained on."""
+        rows = {row: summary for row, summary in self.rows.items() if " " not in row}
+        return self._replace(rows=rows, records=tuple(r for r in self.records if not r["settings"]["pool_views"]))
 
     @property
     def has_fresh(self) -> bool:

@@ -36,6 +36,7 @@ PresetName = Literal[
     "study-views",
     "study-redrawn",
     "study-leak",
+    "study-curve",
     "study-transformer",
     "study-shapes",
 ]

@@ -73,6 +73,17 @@ LEAK = replace(
     mixup_pool="all",
 )
 
+# Fewer training images, at about as many steps: --train.images N --train.epochs 90000/N for each N, and --views 10
+# --rows none --train.epochs-many-views 9000/N.
+CURVE = replace(
+    MAIN,
+    preset="study-curve",
+    rows=("none", "siren_negation", "full_aligned_mixup"),
+    seeds=(0, 1, 2),
+    fitted_views=None,
+    train=replace(MAIN.train, images=1000, epochs=90),
+)
+
 # Read off on validation: without dropout, slowly, learning by heart. Where it stays at chance it is no result.
 TRANSFORMER = replace(
     MAIN,
@@ -87,4 +98,4 @@ TRANSFORMER = replace(
 # All meshes of the archive.
 SHAPES = replace(MAIN, preset="study-shapes", datasets=("modelnet10",), rows=(*FEW, BOTH), seeds=(0, 1, 2, 3, 4))
 
-STUDY = {part.preset: part for part in (MAIN, READERS, VIEWS, REDRAWN, LEAK, TRANSFORMER, SHAPES)}
+STUDY = {part.preset: part for part in (MAIN, READERS, VIEWS, REDRAWN, LEAK, CURVE, TRANSFORMER, SHAPES)}
