@@ -60,7 +60,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "redrawn": whole(redrawn),
         "leak": leak(mixed),
         "views": whole(views),
-        "curve": learning_curve([*curve, *main, *views]),
+        "curve": learning_curve([*curve, *main]),
         "answer": answer([*main, *(table for table in rest if table.views == 1)]),
         "readers": whole(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
