@@ -199,4 +199,4 @@ def test_the_arena_is_converted_and_no_data_set_is_written_over(tmp_path, capsys
     assert len(list(out.glob("*.safetensors"))) == 3
     wa.io.save(tmp_path / "other", element)
     assert main([*command[:3], str(tmp_path / "other"), *command[4:]]) == 2
-    assert "there is a data set already" in capsys.readouterr().err
+    assert "there is another data set already" in capsys.readouterr().err

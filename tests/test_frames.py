@@ -199,7 +199,7 @@ def test_frames_are_saved_and_loaded(tmp_path):
     assert loaded.path == tmp_path / "frame"
     assert eval(repr(loaded)) == frame
     one = frame[1]
-    one.save(tmp_path / "frame")  # in place of the other
+    one.save(tmp_path / "frame", overwrite=True)  # in place of the other
     assert Frame.load(tmp_path / "frame") == one
     assert not list(tmp_path.rglob("*.pkl"))
     io.save(tmp_path / "set", networks(SINE, 6))

@@ -125,7 +125,7 @@ def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pyt
 
 def test_save_replaces_and_cleans_up(folder: Path) -> None:
     (folder / "shard-00009-interrupted.safetensors").write_bytes(b"")
-    save(folder, random_element(RESIDUAL, (2,)))
+    save(folder, random_element(RESIDUAL, (2,)), overwrite=True)
     assert_same(load(folder).element, random_element(RESIDUAL, (2,)))
     assert len(list(folder.iterdir())) == 2
 
@@ -212,12 +212,15 @@ def test_a_crash_before_a_rename_leaves_the_old_data_set(
     monkeypatch.setattr(os, "replace", crash)
     other = random_element(SIREN, (7,), seed=8)
     with pytest.raises(KeyboardInterrupt):
-        (save if operation == "save" else append)(folder, other, LABELS, columns=VIEWS)
+        if operation == "save":
+            save(folder, other, LABELS, columns=VIEWS, overwrite=True)
+        else:
+            append(folder, other, LABELS, columns=VIEWS)
     after = load(folder)
     assert_same(after.element, before.element)
     assert not list(folder.glob(".*")), "temporary files were left"
     monkeypatch.undo()
-    save(folder, other, LABELS)
+    save(folder, other, LABELS, overwrite=True)
     assert_same(load(folder).element, other)
     assert len(list(folder.iterdir())) == 2
 
@@ -390,7 +393,7 @@ def test_pickle_is_the_path_and_notices_another_data_set(folder: Path) -> None:
     content = pickle.dumps(WeightSpaceDataset(folder))
     assert len(content) < 500
     assert_same(pickle.loads(content).element, random_element(SIREN, (7,)))
-    save(folder, random_element(SIREN, (7,), seed=1), LABELS)
+    save(folder, random_element(SIREN, (7,), seed=1), LABELS, overwrite=True)
     with pytest.raises(ValueError, match="it was written again since it was opened; open it again"):
         pickle.loads(content)
 

@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_reader_beside_a_writer_sees_the_old_or_the_new(folder: Path) -> None:
-    code = "for i in range(30): save(path, random_element(SIREN, (7,), seed=i % 2), torch.arange(7), shard_size=2)"
+    code = "for i in range(30): save(path, random_element(SIREN, (7,), seed=i % 2), torch.arange(7), shard_size=2, overwrite=True)"
     known = [random_element(SIREN, (7,), seed=i).flatten() for i in range(2)]
     reads = 0
     with process(code, folder) as writer:
@@ -197,12 +197,19 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(folder: Path, monkeypatch
             call(folder, random_element(SIREN, (7,)), torch.arange(7))
 
 
-def test_no_overwriting_where_it_is_not_wanted(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="there is a data set already, and overwrite=False; append to it"):
-        save(folder, random_element(SIREN, (2,)), overwrite=False)
-    assert len(load(folder).element) == 7
-    save(tmp_path / "new", random_element(SIREN, (2,)), overwrite=False)
-    assert len(load(tmp_path / "new").element) == 2
+def test_another_data_set_is_replaced_where_that_is_said(folder: Path) -> None:
+    before = load(folder).element
+    files = sorted(os.listdir(folder))
+    others = (random_element(SIREN, (2,)), before.map(lambda t: t + 1))  # of another size, and of other values
+    for other in others:
+        for labels in (None, torch.arange(len(other))):
+            with pytest.raises(FileExistsError, match=r"there is another data set already; append .* overwrite=True"):
+                save(folder, other, labels)
+    assert sorted(os.listdir(folder)) == files
+    assert all(torch.equal(a, b) for a, b in zip(load(folder).element.tensors(), before.tensors(), strict=True))
+    save(folder, others[0], overwrite=True)
+    save(folder, others[0])  # the same again
+    assert len(load(folder).element) == 2
 
 
 # -- indices -----------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def write(folder: Path, count: int) -> dict[str, float]:
             if first:
                 io.append(folder, part, labels)
             else:
-                io.save(folder, part, labels)
+                io.save(folder, part, labels, overwrite=True)
             bar.update(size)
     return {"writing, networks/s": count / (time.monotonic() - started)}
 

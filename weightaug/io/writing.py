@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
 from weightaug.io.files import AnyPath, absolute, clear, locked, make_folder
-from weightaug.io.manifest import COLUMN, LABELS, MANIFEST, PARAMETER, SHARDS, read_manifest, write_manifest
+from weightaug.io.manifest import COLUMN, LABELS, MANIFEST, PARAMETER, SHARDS, Manifest, read_manifest, write_manifest
 from weightaug.io.shards import dtype_code, plain, write_shard
 
 __all__ = ["append", "save"]
@@ -27,11 +27,12 @@ def save(
     columns: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     shard_size: int | None = None,
-    overwrite: bool = True,
+    overwrite: bool = False,
 ) -> None:
-    """Writes networks to a folder, in place of the data set that is there.
+    """Writes networks to a folder.
 
-    A reader sees the old data set or the new one, and other writers wait.
+    A data set that is there is replaced if ``overwrite`` says so; to save the same again is no error, and changes
+    nothing. A reader sees the old data set or the new one, and other writers wait.
 
     Args:
         path: The folder; it is made if it does not exist.
@@ -48,7 +49,7 @@ def save(
         ValueError: If the element is not valid (see :meth:`weightaug.WeightSpaceElement.validate`), labels or a
             column have another number of rows or a dtype that no file can hold, metadata is no JSON, or the
             folder holds something else.
-        FileExistsError: If there is a data set, and not ``overwrite``.
+        FileExistsError: If there is another data set, and not ``overwrite``.
         OSError: If the folder cannot be written or the disk is full; the data set that was there stays.
     """
     folder = absolute(path)
@@ -57,16 +58,26 @@ def save(
         raise ValueError(f"shard_size must be at least 1, got {shard_size!r}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder or nothing, got a file; a data set is a folder")
-    _check_ours(folder, overwrite)
     single = not element.batch_shape
     rows = _rows(element.map(lambda t: t.unsqueeze(0)) if single else element, labels, columns, single)
     settings = _settings(element, rows, {} if metadata is None else metadata, single)
+    known = _known(folder)
+    if known is not None and not overwrite and settings != known.settings:
+        raise _exists(folder)
     make_folder(folder)
     with locked(folder) as alone:
-        _check_ours(folder, overwrite)
+        known = _known(folder)
         if alone:
             clear(folder, ".*.tmp", set())
         shards = _write_shards(folder, rows, settings, shard_size)
+        if known is not None and not overwrite:
+            kept = {shard["file"] for shard in known.shards}
+            if settings == known.settings and shards == known.shards:
+                return
+            for shard in shards:
+                if shard["file"] not in kept:
+                    (folder / shard["file"]).unlink(missing_ok=True)
+            raise _exists(folder)
         write_manifest(folder, settings, shards)
         clear(folder, SHARDS, {shard["file"] for shard in shards})  # of the data set before
 
@@ -126,22 +137,29 @@ def _check_element(element: Any) -> None:
     element.validate()
 
 
-def _check_ours(folder: Path, overwrite: bool) -> None:
-    """Refuses to write into a folder that holds something else than a data set."""
+def _exists(folder: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{folder}: there is another data set already; append to it, choose another folder, or delete it (io.save and "
+        "Frame.save replace it with overwrite=True)"
+    )
+
+
+def _known(folder: Path) -> Manifest | None:
+    """The data set that is there, if any.
+
+    Raises:
+        ValueError: If the folder holds something else.
+    """
     if not folder.is_dir():
-        return
-    if (folder / MANIFEST).exists():
-        read_manifest(folder)
-        if not overwrite:
-            raise FileExistsError(
-                f"{folder}: there is a data set already, and overwrite=False; append to it, or choose another folder"
-            )
+        return None
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
     others = [f.name for f in folder.iterdir() if not (f.name == MANIFEST or f.match(SHARDS) or f.match(".*"))]
     if others:
         raise ValueError(
             f"{folder}: expected an empty folder or a weightaug data set, got other files, such as {others[0]!r}; "
             "choose another folder"
         )
+    return manifest
 
 
 # -- what is written ---------------------------------------------------------------------------------

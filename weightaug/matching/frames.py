@@ -166,20 +166,22 @@ class Frame:
 
     # -- files ---------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the frame to a folder, by :func:`weightaug.io.save`: a reader sees the old frame or the new one.
 
         Args:
             path: The folder; it is made if it does not exist.
+            overwrite: Whether another frame that is there may be replaced.
 
         Raises:
             ValueError: If the folder holds something else.
+            FileExistsError: If there is another frame, and not ``overwrite``.
         """
         from weightaug import io
 
         symmetry = self.symmetry if isinstance(self.symmetry, str) else list(self.symmetry)
         settings = {"format": _FORMAT, "symmetry": symmetry, "kind": self.kind, "objective": list(self.objective)}
-        io.save(path, self.element, metadata=settings)
+        io.save(path, self.element, metadata=settings, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Frame:
