@@ -211,11 +211,9 @@ def test_a_crash_before_a_rename_leaves_the_old_data_set(
 
     monkeypatch.setattr(os, "replace", crash)
     other = random_element(SIREN, (7,), seed=8)
+    replace = {"overwrite": True} if operation == "save" else {}
     with pytest.raises(KeyboardInterrupt):
-        if operation == "save":
-            save(folder, other, LABELS, columns=VIEWS, overwrite=True)
-        else:
-            append(folder, other, LABELS, columns=VIEWS)
+        (save if operation == "save" else append)(folder, other, LABELS, columns=VIEWS, **replace)
     after = load(folder)
     assert_same(after.element, before.element)
     assert not list(folder.glob(".*")), "temporary files were left"

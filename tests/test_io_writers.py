@@ -70,7 +70,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_reader_beside_a_writer_sees_the_old_or_the_new(folder: Path) -> None:
-    code = "for i in range(30): save(path, random_element(SIREN, (7,), seed=i % 2), torch.arange(7), shard_size=2, overwrite=True)"
+    code = """for i in range(30):
+        save(path, random_element(SIREN, (7,), seed=i % 2), torch.arange(7), shard_size=2, overwrite=True)"""
     known = [random_element(SIREN, (7,), seed=i).flatten() for i in range(2)]
     reads = 0
     with process(code, folder) as writer:
