@@ -27,12 +27,21 @@ from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import notes
 from benchmarks.table.report import Column, Summary, label_of
-from benchmarks.table.statistics import Interval, paired_p
+from benchmarks.table.statistics import Interval, compare, paired_p
 
 HERE = Path(__file__).resolve().parent
 
 # The rows that the readers are compared by.
 ANSWER = ("none", "siren_negation", "mixup", "full_aligned_mixup", "negation_full_aligned_mixup")
+
+# Rows against each other: what random order, alignment, the whole group, and mixing beside negation add.
+BETWEEN = (
+    ("mixup", "permuted_mixup"),
+    ("mixup", "aligned_mixup"),
+    ("aligned_mixup", "full_aligned_mixup"),
+    ("siren_negation", "full_aligned_mixup"),
+    ("siren_negation", "negation_full_aligned_mixup"),
+)
 
 # What alignment.py calls the alignments of the rows that mix.
 ALIGNMENTS = {
@@ -57,6 +66,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
         "verdicts": verdicts(main),
+        "between": between(main),
         "redrawn": whole(redrawn),
         "leak": leak(mixed),
         "views": whole(views),
@@ -65,7 +75,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "readers": whole(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
         "recipes": recipes(main, report.recorded(results / "small")),
-        "fits": fits(results / "recipes" / "statistics"),
+        "fits": fits([results / name / "statistics" for name in ("recipes", "small")]),
     }
 
 
@@ -113,6 +123,22 @@ def verdicts(tables: list[Column]) -> str:
                 found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
         lines += [f"- {verdict}: {', '.join(rows) or 'none'}" for verdict, rows in found.items()]
     return "\n".join(lines) + "\n"
+
+
+def between(tables: list[Column]) -> str:
+    """Rows against each other, seed by seed, with Holm's correction over these."""
+    lines = ["| row | against | difference, paired | p (Holm) | seeds |", "| --- | --- | ---: | ---: | ---: |"]
+    for table in tables[:1]:
+        pairs = [(a, b) for a, b in BETWEEN if a in table.rows and b in table.rows]
+        gaps = {f"{a} {b}": table.rows[b].differences(table.rows[a]) for a, b in pairs}
+        found = compare(gaps)
+        for a, b in pairs:
+            if (compared := found.get(f"{a} {b}")) is None:
+                continue
+            p = "< .001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
+            gap = f"{compared.difference.mean:+.2f} ± {compared.difference.half:.2f}"
+            lines.append(f"| {label_of(b)} | {label_of(a)} | {gap} | {p} | {compared.difference.seeds} |")
+    return "\n".join(lines) + "\n" if tables else NOT_YET
 
 
 def leak(tables: list[Column]) -> str:
@@ -228,13 +254,13 @@ def recipes(tables: list[Column], others: list[Column]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fits(folder: Path) -> str:
+def fits(folders: list[Path]) -> str:
     """How near networks of several recipes come to the deviations of the public ones."""
     published = INR_DEVIATIONS["fashion-mnist"]
     lines = [f"| rate × steps | networks | PSNR, dB | {' | '.join(published)} | root mean square |"]
     lines += ["| --- | ---: | ---: |" + " ---: |" * (len(published) + 1)]
     found = []
-    for path in folder.glob("*.json"):
+    for path in (path for folder in folders for path in folder.glob("*.json")):
         record = read_json(path, "fit", "statistics")
         fit, statistics = record["fit"], record["statistics"]
         gaps = [statistics["deviations"][name] / value - 1 for name, value in published.items()]

@@ -69,3 +69,31 @@ def test_midpoints_stand_beside_accuracies(tmp_path):
     assert lines[2].startswith("| none | 7.12 | ")
     assert lines[3].startswith("| full group | 9.50 | ")
     assert "Spearman's rank correlation of the 17 differences: 1.00." in study.recipes([main], [main])
+
+
+def test_rows_stand_against_each_other_and_partners_beside_theirs():
+    (main, *_) = study.report.recorded(ROOT / "benchmarks" / "results" / "small")
+    lines = study.between([main]).splitlines()
+    assert len(lines) == 2 + len(study.BETWEEN)
+    gaps = main.rows["full_aligned_mixup"].differences(main.rows["aligned_mixup"])
+    (line,) = [line for line in lines if line.startswith("| Full-group alignment + MixUp | Alignment + MixUp | ")]
+    assert f"{sum(gaps) / len(gaps):+.2f}" in line
+    assert study.leak([main]) == study.NOT_YET
+    other = study.Summary({seed: value + 2 for seed, value in main.rows["mixup"].accuracies.items()}, 0, 0)
+    table = study.leak([main._replace(rows=main.rows | {"mixup (10 views)": other})])
+    assert "| MixUp | " in table
+    assert "+2.00 ± 0.00 | 0.000 | 3 |" in table
+
+
+def test_the_learning_curve_has_a_column_for_each_size():
+    (main, *_) = study.report.recorded(ROOT / "benchmarks" / "results" / "small")
+    assert study.learning_curve([main]) == study.NOT_YET
+    few = []
+    for record in main.records:
+        settings = record["settings"] | {"train": record["settings"]["train"] | {"images": 250}}
+        few.append(record | {"settings": settings, "networks": record["networks"] | {"train": 250}})
+    lines = study.learning_curve([main._replace(records=tuple(few)), main]).splitlines()
+    assert lines[0] == "| training images | 250 | 3,000 |"
+    mean = main.rows["none"].interval.mean
+    assert f"| No augmentation | {mean:.1f} ± " in lines[2]
+    assert main._replace(records=tuple(few)).title.endswith(", 250 training samples")

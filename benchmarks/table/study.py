@@ -11,7 +11,7 @@ t-test is below 5 % after Holm's correction over the rows of its table, and is u
 *Budget*: 24 hours of one core for all parts; ``--steps plan`` tells what is left.
 
 Networks: standard SIRENs, fitted at 3e-3 until they show 40 dB, 500 steps at most. That is 90 steps of the median
-network and 25 milliseconds, where the recipe of the public networks takes 8,000 steps and 2 seconds. ``small`` and
+network and 25 milliseconds, where the recipe of the public networks takes 10,000 steps and 3 seconds. ``small`` and
 ``published`` hold the slower recipes, to compare the order of the rows.
 """
 
