@@ -3,6 +3,7 @@
 Figure 2: python benchmarks/figures.py reconstructions --dataset fashion-mnist --data-dir FOLDER
 Figure 1: python benchmarks/figures.py curves --runs benchmarks/runs
 Differences: python benchmarks/figures.py forest --runs benchmarks/runs
+Accuracy over images: python benchmarks/figures.py sizes --runs benchmarks/runs
 
 All write PNG and SVG into --out.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
-from benchmarks.drawing import forest
+from benchmarks.drawing import forest, sizes
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
 from benchmarks.running.commands import command, writable
 from benchmarks.table.report import Column as Table
-from benchmarks.table.report import recorded
+from benchmarks.table.report import Summary, recorded
+from benchmarks.table.sizes import by_size
 from weightaug import Preserves
 from weightaug.fitting import CONVENTIONS
 
@@ -68,12 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     differences = commands.add_parser("forest", help="differences to no augmentation, with intervals")
     differences.add_argument("--runs", type=Path, default=RUNS, help="folder that holds the results in cells")
-    for subcommand in (pictures, lines, differences):
+    sizes_ = commands.add_parser("sizes", help="accuracy over the number of training images, of one view and many")
+    sizes_.add_argument("--runs", type=Path, default=RUNS, help="folder that holds the results in cells")
+    for subcommand in (pictures, lines, differences, sizes_):
         subcommand.add_argument("--out", type=Path, default=RUNS / "figures")
     args = parser.parse_args(arguments)
     with command():
         writable(args.out, "--out")
-        drawn = {"reconstructions": _reconstructions, "curves": _curves, "forest": _forest}[args.command]
+        drawn = {"reconstructions": _reconstructions, "curves": _curves, "forest": _forest, "sizes": _sizes}[
+            args.command
+        ]
         written = drawn(args)
     print("\n".join(str(path) for path in written))
 
@@ -120,6 +126,30 @@ def _forest(args: argparse.Namespace) -> list[Path]:
         of_dataset = [column for column in tables if column.dataset == dataset]
         written += save(draw_forest(of_dataset), args.out / f"forest-{dataset}")
     return written
+
+
+def _sizes(args: argparse.Namespace) -> list[Path]:
+    _require_matplotlib()
+    written = []
+    tables = [c for c in recorded(args.runs) if c.images is not None or c.views == 1]  # of about as many steps
+    tables = [c for c in tables if not c.records[0]["settings"].get("redraw")]
+    for dataset, model in dict.fromkeys((c.dataset, c.model) for c in tables):
+        lines = by_size([c for c in tables if (c.dataset, c.model) == (dataset, model)])
+        if lines:
+            written += save(draw_sizes(lines), args.out / f"sizes-{dataset}-{model}")
+    if not written:
+        raise ValueError(f"{args.runs}: no row of several numbers of images; train some with --train.images N")
+    return written
+
+
+def draw_sizes(lines: Mapping[tuple[str, int], Mapping[int, Summary]]) -> Figure:
+    """A plot of accuracy over the number of training images."""
+    with _require_matplotlib().rc_context(STYLE):
+        figure = _new_figure(5.0, 3.4)
+        sizes.draw(figure.add_axes((0.12, 0.17, 0.85, 0.78)), lines, COLOURS)
+        note = "Bars: 95 % intervals of the mean, by Student's t."
+        figure.text(0.5, 0.02, note, ha="center", fontsize=6)
+    return figure
 
 
 def draw_forest(columns: Sequence[Table]) -> Figure:

@@ -27,6 +27,7 @@ from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import notes
 from benchmarks.table.report import Column, Summary, label_of
+from benchmarks.table.sizes import by_size
 from benchmarks.table.statistics import Interval, compare, paired_p
 
 HERE = Path(__file__).resolve().parent
@@ -172,21 +173,12 @@ def leak(tables: list[Column]) -> str:
 
 def learning_curve(tables: list[Column]) -> str:
     """Accuracy by the number of training images, at about as many steps each."""
-    found: dict[tuple[str, int], dict[int, Summary]] = {}
-    for table in tables:
-        size = finished_size(table)
-        for row, summary in table.rows.items():
-            if size is not None and summary.interval is not None and " " not in row:
-                found.setdefault((row, table.views), {})[size] = summary
-    sizes = sorted(
-        {table.images for table in tables if table.images is not None}
-        | {size for table in tables if table.images is None and (size := finished_size(table)) is not None}
-    )
-    wanted = {key: at for key, at in found.items() if len(at) > 1}
-    if not wanted:
+    found = by_size(tables)
+    if not found:
         return NOT_YET
+    sizes = sorted({size for at in found.values() for size in at})
     lines = [f"| training images | {' | '.join(f'{size:,}' for size in sizes)} |", "| --- |" + " ---: |" * len(sizes)]
-    for (row, views), at in wanted.items():
+    for (row, views), at in found.items():
         name = label_of(row) + (f", {views} views" if views > 1 else "")
         lines.append(f"| {name} | {' | '.join(_entry(at.get(size)) for size in sizes)} |")
     return "\n".join(lines) + "\n"
@@ -197,12 +189,6 @@ def _entry(summary: Summary | None) -> str:
         return "–"
     half = summary.interval.half
     return f"{summary.interval.mean:.1f}" + (f" ± {half:.1f}" if math.isfinite(half) else "")
-
-
-def finished_size(table: Column) -> int | None:
-    """Images that a table's classifiers were trained on; None where none has finished."""
-    done = [record for record in table.records if record["status"] == "finished"]
-    return int(done[0]["networks"]["train"]) // table.views if done else None
 
 
 def tuning(folder: Path) -> str:

@@ -305,3 +305,31 @@ def test_without_matplotlib_the_extra_is_named(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit, match=r"pip install 'weightaug\[bench\]'"):
         figures.main([command])
+
+
+def test_accuracy_over_the_number_of_images(tmp_path):
+    from benchmarks.table.report import recorded
+    from benchmarks.table.sizes import by_size
+
+    small = Path(__file__).parents[1] / "benchmarks" / "results" / "small" / "cells"
+    cells = tmp_path / "runs" / "cells"
+    cells.mkdir(parents=True)
+    for path in small.glob("fashion-mnist-dws-none-1view-seed*.json"):
+        record = json.loads(path.read_text())
+        (cells / path.name).write_text(json.dumps(record))
+        record["settings"]["train"]["images"] = record["networks"]["train"] = 250
+        record["test_accuracy"] -= 10
+        (cells / f"few-{path.name}").write_text(json.dumps(record))
+    lines = by_size(recorded(tmp_path / "runs"))
+    assert list(lines) == [("none", 1)]
+    few, all_ = lines["none", 1].values()
+    assert list(lines["none", 1]) == [250, 3000]
+    (axes,) = figures.draw_sizes(lines).axes
+    (line,) = [line for line in axes.lines if len(line.get_ydata()) == 2 and line.get_linestyle() == "-"]
+    assert list(line.get_ydata()) == [few.interval.mean, all_.interval.mean]
+    figures.main(["sizes", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "sizes-fashion-mnist-dws.png").exists()
+    for path in cells.glob("few*"):
+        path.unlink()
+    with pytest.raises(SystemExit, match="no row of several numbers of images"):
+        figures.main(["sizes", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
