@@ -70,7 +70,9 @@ def test_outputs_stay_and_statistics_follow(family: str, dtype: torch.dtype, tra
             continue
         params = transform.sample(element, generator=torch.Generator().manual_seed(seed))
         moved = transform.apply(element, params)
-        assert any(not torch.equal(a, b) for a, b in zip(element.tensors(), moved.tensors(), strict=True)), transform
+        still = all(torch.equal(a, b) for a, b in zip(element.tensors(), moved.tensors(), strict=True))
+        # Of two heads, the order that is drawn is often the one that is there.
+        assert not still or isinstance(transform, HeadPermutation), transform
         got, followed = computed(module, inputs, moved)
         assert error(expected, got) < BOUNDS[dtype], transform
         # What a step leaves of the first network's statistics, moved, is what it leaves of the moved network's.
