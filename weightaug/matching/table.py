@@ -21,6 +21,7 @@ from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
+from weightaug.matching.closeness import coincide, inner_products, squared_distances
 from weightaug.matching.pieces import Piece, pieces_of, takes_sign
 from weightaug.matching.procrustes import best_inner, best_map
 
@@ -58,12 +59,16 @@ def match_table(
     best = neutral(a.architecture, len(a), maps, signs, b.dtype)
     if not len(a):
         return best
-    reached = _inner(a.tensors(), b.tensors())
-    if not keep_identity:
-        reached.fill_(-torch.inf)
+    reached: Tensor | None = None
     for name in starts:
         group, moved = _descend(_Work(a, b, maps, signs), max_sweeps, walk=name == "forward")
-        value = _inner(a.tensors(), (act(b, group) if moved is None else moved).tensors())
+        aligned = (act(b, group) if moved is None else moved).tensors()
+        if coincide(a.tensors(), aligned):
+            return group  # nothing is closer
+        if reached is None:
+            reached = inner_products(a.tensors(), b.tensors())
+            reached = reached if keep_identity else torch.full_like(reached, -torch.inf)
+        value = inner_products(a.tensors(), aligned)
         closer = value >= reached  # never further apart than before
         best = group if bool(closer.all()) else _replaced(best, closer.nonzero().squeeze(1), group[closer])
         reached = torch.maximum(reached, value)
@@ -140,23 +145,6 @@ def _only(group: GroupElement, chosen: Tensor) -> GroupElement:
     return GroupElement(group.architecture, permutation, scale, group.shift, maps)
 
 
-def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Inner products of networks, summed over tensors in double precision."""
-    total = a[0].new_zeros(len(a[0]), dtype=torch.float64)
-    for x, y in zip(a, b, strict=True):
-        total += torch.linalg.vecdot(x.reshape(len(x), -1), y.reshape(len(y), -1))
-    return total
-
-
-def _apart(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Squared distances of networks; one tensor's difference at a time, which stays near at hand."""
-    total = a[0].new_zeros(len(a[0]), dtype=torch.float64)
-    for x, y in zip(a, b, strict=True):
-        gap = (x - y).reshape(len(x), -1)
-        total += torch.linalg.vecdot(gap, gap)
-    return total
-
-
 class _Step(NamedTuple):
     """A move of one space and of what lies within it.
 
@@ -218,8 +206,10 @@ class _Work:
 
     def may_gain(self) -> Tensor:
         """The pairs that do not coincide, ``(B,)``: the inner product can gain half their squared distance at most."""
-        apart = _apart(self.a, self.b.tensors())
-        return apart > 2 * _GAIN[self.b.dtype] * _inner(self.a, self.a)
+        if coincide(self.a, self.b.tensors()):
+            return torch.zeros(len(self.a[0]), dtype=torch.bool)
+        apart = squared_distances(self.a, self.b.tensors())
+        return apart > 2 * _GAIN[self.b.dtype] * inner_products(self.a, self.a)
 
     def walk(self) -> None:
         """Settles the spaces one after the other, best known first."""
@@ -285,8 +275,8 @@ class _Work:
         step = self._step(slot, None)
         gain, size = step.gain, step.size
         if not self.simple[slot]:
-            before = _inner(self.a, self.b.tensors())
-            gain, size = _inner(self.a, act(self.b, step.group).tensors()) - before, before.abs()
+            before = inner_products(self.a, self.b.tensors())
+            gain, size = inner_products(self.a, act(self.b, step.group).tensors()) - before, before.abs()
         better = gain > _GAIN[self.b.dtype] * size.clamp(min=1e-30)
         if bool(better.any()):
             self._move(slot, step.group if bool(better.all()) else _only(step.group, better))
