@@ -131,6 +131,38 @@ def test_pairs_that_are_not_understood_are_left_alone(how: str):
     assert not torch.equal(before["v.weight"], after["v.weight"])
 
 
+CONFIGURATIONS = {
+    "Llama": {"num_key_value_heads": 2},
+    "Mistral": {"num_key_value_heads": 2, "head_dim": 8},
+    "Qwen2": {"num_key_value_heads": 2},
+    "Phi3": {"num_key_value_heads": 2},  # one weight for queries, keys and values
+    "Gemma": {"num_key_value_heads": 2, "head_dim": 8},
+    "GPTNeoX": {"rotary_pct": 1.0},  # queries, keys and values of each head side by side
+    "Qwen3": {"num_key_value_heads": 2, "head_dim": 8},  # normalised queries
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_models_of_transformers(name: str):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24, vocab_size=20,
+        use_cache=False, bos_token_id=0, eos_token_id=1, pad_token_id=0, **CONFIGURATIONS[name],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    module = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    inputs = {"input_ids": torch.arange(10).view(2, 5)}
+    architecture = Architecture.from_module(module, inputs)  # which is held against the module
+    found = [space.size for space in pairs_of(architecture)]
+    assert found == ([] if name in ("GPTNeoX", "Qwen3") else [8])
+    if found:
+        element = from_modules(module, architecture=architecture)
+        moved = HeadRotation()(element, generator=seeded(0))
+        with torch.no_grad():
+            expected, got = module(**inputs).logits, moved(inputs).logits
+        assert float((expected - got).abs().max() / expected.abs().max()) < 1e-4
+
+
 def test_the_best_turn_of_pairs_is_found():
     """Against a search over angles: the closed form gains as much as the best of many."""
     from weightaug.matching.procrustes import best_inner, best_map

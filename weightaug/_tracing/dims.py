@@ -210,7 +210,7 @@ def cut(terms: Terms, sizes: Sequence[int]) -> Terms:
         _cut(terms[0], sizes)
         return expand(terms)
     if len(terms) == 1 and isinstance(terms[0], Sum):
-        regrouped = _regroup(terms[0], sizes)
+        regrouped = _regroup(_flat(terms[0]), sizes)
         if regrouped is not None:
             return [regrouped]
     fix(terms, "slice")

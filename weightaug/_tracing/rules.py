@@ -186,8 +186,10 @@ def _expand(call: Call) -> Value:
 def _cat(call: Call) -> Value:
     tensors = [t for t in call.args["tensors"] if t.shape != (0,)]
     along = call.axis("dim", tensors[0])
-    sections = [t.axes[along] for t in tensors]
+    tensors = [t for t in tensors if t.shape[along]] or tensors[:1]
     axes = tensors[0].axes
+    if len(tensors) == 1:
+        return Value(axes)
     for other in tensors[1:]:
         for a, axis in enumerate(other.axes):
             if a != along:
@@ -235,6 +237,9 @@ def _slice(call: Call) -> Value:
     size, left = value.shape[along], call.shape[along]
     if left == size:
         return _view(value, value.axes)
+    if left == 0:  # such as what partial rotary positions leave, where they are not partial
+        axes = value.axes
+        return _view(value, [*axes[:along], fresh(0, fixed=True), *axes[along + 1 :]])
     start = call.args.get("start") or 0
     start = max(start + size, 0) if start < 0 else min(start, size)
     if call.args.get("step", 1) != 1:
