@@ -168,7 +168,32 @@ def leak(tables: list[Column]) -> str:
     if not lines:
         return NOT_YET
     heads = ["row", "partners of the view trained on", "of all ten views", "difference, paired", "p", "seeds"]
-    return "\n".join([f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1), *lines]) + "\n"
+    told = [f"- What {name}: {text}." for name, text in _added(tables)]
+    return "\n".join([f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1), *lines, "", *told]) + "\n"
+
+
+def _added(tables: list[Column]) -> list[tuple[str, str]]:
+    """What alignment adds to MixUp with either kind of partners, on the seeds that have both."""
+    found = []
+    for row, name in (
+        ("aligned_mixup", "alignment adds to MixUp"),
+        ("full_aligned_mixup", "full-group alignment adds"),
+    ):
+        texts = []
+        for table in tables:
+            for plain in [key for key in table.rows if key.split(" ")[0] == "mixup"]:
+                partners = plain.removeprefix("mixup")
+                leaked = [key for key in table.rows if key.startswith("mixup ")]
+                seeds = set.intersection(*[set(table.rows[key].accuracies) for key in ("mixup", *leaked)])
+                base, other = table.rows[plain].accuracies, table.rows.get(row + partners)
+                gaps = [other.accuracies[s] - base[s] for s in seeds if other is not None and s in other.accuracies]
+                gap = Interval.of(gaps)
+                if gap is not None and math.isfinite(gap.half):
+                    of = "all ten views" if partners else "the view trained on"
+                    texts.append(f"{gap.mean:+.2f} ± {gap.half:.2f} with partners of {of}")
+        if texts:
+            found.append((name, ", ".join(texts)))
+    return found
 
 
 def learning_curve(tables: list[Column]) -> str:
