@@ -125,7 +125,11 @@ def _half(node: object, x: Node, start: int, stop: int) -> bool:
     return whole and first == start and _shape(node)[-1] == stop - start
 
 
-_THROUGH = {"cos", "sin", "to", "_to_copy", "unsqueeze", "expand", "alias", "type_as", "contiguous", "clone", "detach"}
+# Of tensors whose last axis stays as long as it is; a slice is then of another axis.
+_THROUGH = {
+    *("cos", "sin", "to", "_to_copy", "unsqueeze", "expand", "alias", "type_as", "contiguous", "clone", "detach"),
+    "slice",
+}
 
 
 def _twice(node: Node, size: int) -> bool:
