@@ -70,6 +70,21 @@ def test_what_is_no_chain_is_refused_by_name(module: nn.Module, message: str):
         Architecture.from_state_dict(module.state_dict(), "relu")
 
 
+def test_names_that_tell_no_order():
+    for first, second in (("block.0.fc", "block.1.gate"), ("a.0", "a.1.b.0")):
+        state = {f"{first}.weight": torch.zeros(3, 3), f"{second}.weight": torch.zeros(3, 3)}
+        with pytest.raises(ValueError, match="cannot tell the order"):
+            Architecture.from_state_dict(state, "relu")
+    with pytest.raises(TypeError, match="expected a mapping of names to tensors"):
+        Architecture.from_state_dict({0: torch.zeros(2, 2)}, "relu")  # type: ignore[dict-item]
+    twice = {f"a.{n}lora_{half}.weight": torch.zeros(2, 2) for n in ("", "weight.") for half in "AB"}
+    with pytest.raises(ValueError, match="are both lora_A of 'a'"):
+        Architecture.from_state_dict(twice)
+    lookup = {"e.lora_embedding_A": torch.zeros(2, 9), "q.lora_A.weight": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match="adapter of an embedding"):
+        Architecture.from_state_dict(lookup)
+
+
 def test_what_no_state_dict_tells_has_to_be_said():
     with pytest.raises(ValueError, match="tells the activation"):
         Architecture.from_state_dict(chain(2, 3, 1).state_dict())

@@ -124,7 +124,7 @@ def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pyt
 
 
 def test_save_replaces_and_cleans_up(folder: Path) -> None:
-    (folder / "shard-00009-interrupted.safetensors").write_bytes(b"")
+    (folder / "shard-00009-0123456789abcdef.safetensors").write_bytes(b"")
     save(folder, random_element(RESIDUAL, (2,)), overwrite=True)
     assert_same(load(folder).element, random_element(RESIDUAL, (2,)))
     assert len(list(folder.iterdir())) == 2

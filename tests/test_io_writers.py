@@ -198,6 +198,16 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(folder: Path, monkeypatch
             call(folder, random_element(SIREN, (7,)), torch.arange(7))
 
 
+def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
+    theirs = tmp_path / "shard-00001-of-00002.safetensors"
+    theirs.write_bytes(b"a model")
+    with pytest.raises(ValueError, match=r"got other files, such as 'shard-00001-of-00002\.safetensors'"):
+        save(tmp_path, random_element(SIREN, (2,)))
+    assert theirs.read_bytes() == b"a model"
+    with pytest.raises(TypeError, match="overwrite: expected True or False"):
+        save(tmp_path / "set", random_element(SIREN, (2,)), overwrite="no")  # type: ignore[arg-type]
+
+
 def test_another_data_set_is_replaced_where_that_is_said(folder: Path) -> None:
     before = load(folder).element
     files = sorted(os.listdir(folder))

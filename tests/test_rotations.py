@@ -131,6 +131,66 @@ def test_pairs_that_are_not_understood_are_left_alone(how: str):
     assert not torch.equal(before["v.weight"], after["v.weight"])
 
 
+class Odd(Attention):
+    """Rotary positions beside norms without gains, fused and picked apart, or with angles that are written into."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.all = nn.Linear(12, 3 * INSIDE)
+        self.last = nn.Linear(INSIDE, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = INSIDE // 2
+        angle = torch.arange(x.shape[1], dtype=x.dtype)[:, None] / 10.0 ** torch.arange(half, dtype=x.dtype)
+        cos, sin = (torch.cat([f, f], -1) for f in (angle.cos(), angle.sin()))
+        if self.how == "written":
+            cos[..., :1] = 0.3
+
+        def rope(t: Tensor) -> Tensor:
+            return t * cos + torch.cat([-t[..., half:], t[..., :half]], -1) * sin
+
+        def free(t: Tensor) -> Tensor:
+            return nn.functional.rms_norm(t, (INSIDE,))
+
+        if self.how == "fused":
+            fused = self.all(x).view(*x.shape[:2], 3, INSIDE).transpose(1, 2)
+            q, k, v = rope(fused).unbind(1)
+            return self.last(nn.functional.scaled_dot_product_attention(q, k, v))
+        if self.how == "heads fastest":
+            v = self.v(x).view(*x.shape[:2], INSIDE, -1).permute(0, 3, 1, 2)
+            return self.o(rope(v).permute(0, 2, 3, 1).flatten(2))
+        q, k, v = (layer(x).view(*x.shape[:2], -1, INSIDE).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        if self.how == "norm before":
+            q, k = rope(free(q)), rope(free(k))
+        elif self.how == "norm after":
+            q, k = free(rope(q)), free(rope(k))
+        elif self.how == "values":
+            q, k, v = rope(q), rope(k), free(v)
+        else:
+            q, k = rope(q), rope(k)
+        return self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("how", ["norm before", "norm after", "values", "fused", "written", "heads fastest"])
+def test_nothing_that_does_not_pass_is_done(how: str):
+    torch.manual_seed(0)
+    module, x = Odd(how).double().eval(), torch.randn(2, 5, 12, dtype=torch.float64)
+    if how == "fused":
+        with pytest.raises(ValueError, match="no symmetry was found, every tensor is fixed"):
+            from_modules(module, example_input=x)
+        return
+    element = from_modules(module, example_input=x)
+    attends = how in ("norm before", "norm after", "values", "written")
+    for transform in [Permute(), *([HeadRotation("invertible")] if attends else [])]:
+        for seed in range(3):
+            moved = transform(element, generator=seeded(seed))
+            assert error(run(module, x, element)[0], run(module, x, moved)[0]) < 1e-9
+    if attends:
+        form = act(element, matching.canonicalize(element, symmetry=("permutation", "maps")))
+        assert error(run(module, x, element)[0], run(module, x, form)[0]) < 1e-9
+
+
 CONFIGURATIONS = {
     "Llama": {"num_key_value_heads": 2},
     "Mistral": {"num_key_value_heads": 2, "head_dim": 8},
@@ -305,8 +365,47 @@ def test_what_cannot_take_a_gain_is_refused_by_name():
         absorb_gains({}, TOKENS)  # type: ignore[arg-type]
     shared = trained()
     shared.last.weight = shared.first.weight
-    with pytest.raises(ValueError, match=r"several norms have the gain last\.weight"):
+    with pytest.raises(ValueError, match=r"the gain last\.weight is used elsewhere, too"):
         absorb_gains(shared, TOKENS)
+
+
+class Written(nn.Module):
+    """A norm written out, whose gain may be used elsewhere, or have another shape."""
+
+    def __init__(self, shape: tuple[int, ...] = (6,), how: str = "") -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(shape, generator=seeded(0)) + 0.5)
+        self.read, self.how = nn.Linear(6, 4), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.read(self.gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)))
+        return h + self.gain.sum() if self.how == "used" else h
+
+
+class OwnNorm(nn.RMSNorm):
+    """A subclass that multiplies by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+def test_gains_that_are_more_than_a_gain_are_refused_and_others_absorbed():
+    x = torch.randn(2, 4, 6, generator=seeded(1))
+    for shape in ((4, 1), (4, 6), (1, 1, 6)):
+        with pytest.raises(ValueError, match="gain: expected one gain for each of the 6 inputs"):
+            absorb_gains(Written(shape), x)
+    with pytest.raises(ValueError, match="expected one gain for each of the 6 inputs"):
+        absorb_gains(nn.Sequential(nn.Linear(6, 6), nn.RMSNorm((4, 6)), nn.Linear(6, 4)), x)
+    with pytest.raises(ValueError, match="the gain gain is used elsewhere, too"):
+        absorb_gains(Written(how="used"), x)
+    reader = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    with pytest.raises(ValueError, match="is no parameter but computed"):
+        absorb_gains(nn.Sequential(nn.Linear(6, 6), nn.RMSNorm(6), reader), x)
+    for module in (Written(), nn.Sequential(nn.Linear(6, 6), OwnNorm(6), nn.Linear(6, 4))):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.1)
+            torch.testing.assert_close(absorb_gains(module, x)(x), module(x))
 
 
 def test_norms_that_are_written_out_take_part():
@@ -315,3 +414,15 @@ def test_norms_that_are_written_out_take_part():
     assert not any("norm" in name for name in module.state_dict())
     architecture = Architecture.from_module(module, inputs)
     assert [space.size for space in architecture.hidden if space.maps == "orthogonal"] == [32]
+
+
+def test_what_the_forward_never_uses_stays():
+    module = Stream().double().eval()
+    module.pool = nn.Linear(8, 8).double()
+    element = from_modules(module, example_input=TOKENS)
+    moved = Permute()(element, generator=seeded(0))
+    assert float(matching.distance(element, moved)) < 1e-10
+    for (name, before), after in zip(element.named_tensors(), moved.tensors(), strict=True):
+        assert not name.startswith("pool") or torch.equal(before, after)
+    form, other = (act(x, matching.canonicalize(x)) for x in (element, moved))
+    assert difference(form, other) < 1e-9

@@ -16,7 +16,7 @@ from weightaug.architecture import Architecture
 from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 
-__all__ = ["check_symmetries", "random_symmetry"]
+__all__ = ["check_same", "check_symmetries", "random_symmetry"]
 
 _EXACT, _ROUNDED = 1e-9, 1e-5
 
@@ -41,7 +41,8 @@ def random_symmetry(architecture: Architecture, generator: torch.Generator) -> G
         scale.append(factor)
         if space.maps == "rotary":
             angles = draw[..., : space.size // 2] * math.tau
-            maps.append(turned(1.5 * angles.cos(), 1.5 * angles.sin()))
+            size = 1.5 ** torch.empty_like(angles).uniform_(-1, 1, generator=generator)
+            maps.append(turned(size * angles.cos(), size * angles.sin()))
         elif space.linear:
             square = torch.randn((*shape, space.size), generator=generator, dtype=torch.float64)
             maps.append(torch.linalg.qr(square).Q)
@@ -79,16 +80,39 @@ def check_symmetries(module: nn.Module, architecture: Architecture, example_inpu
             ) from error
         changed = dict(zip([s.name for s in architecture.tensors], moved.weights, strict=True))
         got = torch.func.functional_call(exact, changed, args, kwargs)
+    gap = _difference(expected, got)
+    if not gap <= (_ROUNDED if rounds else _EXACT):
+        raise ValueError(
+            f"{type(module).__name__}: the symmetries that were found change what it computes (relative difference "
+            f"{gap:.3g}); please report this module. Nothing can be derived from it; declare the architecture by "
+            "hand, or check that the module gives the same result twice in eval mode"
+        )
+
+
+def check_same(module: nn.Module, other: nn.Module, example_input: Any) -> None:
+    """Compares two modules in double precision.
+
+    Raises:
+        ValueError: If they compute something else.
+    """
+    args, kwargs = pytree.tree_map(_double, arguments(example_input))
+    with torch.no_grad():
+        gap = _difference(module(*args, **kwargs), other(*args, **kwargs))
+    if not gap <= _ROUNDED:
+        raise ValueError(
+            f"{type(module).__name__}: without its gains it would compute something else (relative difference "
+            f"{gap:.3g}); please report this module, or check that it gives the same result twice in eval mode"
+        )
+
+
+def _difference(expected: Any, got: Any) -> float:
+    """The largest relative difference of two results."""
+    gaps = [0.0]
     for one, other in zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True):
-        if not isinstance(one, Tensor) or not one.is_floating_point() or one.numel() == 0:
-            continue
-        gap = float((one - other).abs().max() / (1e-12 + one.abs().max()))
-        if not gap <= (_ROUNDED if rounds else _EXACT):
-            raise ValueError(
-                f"{type(module).__name__}: the symmetries that were found change what it computes (relative difference "
-                f"{gap:.3g}); please report this module. Nothing can be derived from it; declare the architecture by "
-                "hand, or check that the module gives the same result twice in eval mode"
-            )
+        if isinstance(one, Tensor) and one.is_floating_point() and one.numel():
+            gap = float((one - other).abs().max() / (1e-12 + one.abs().max()))
+            gaps.append(math.inf if math.isnan(gap) else gap)
+    return max(gaps)
 
 
 def _double(leaf: Any) -> Any:

@@ -58,6 +58,7 @@ def derive(module: nn.Module, example_input: Any, *, check: bool = True) -> Arch
         tracer.enter(spec)
     for node in graph.nodes:
         tracer.step(node)
+    tracer.fix_unused()
     spaces, tensors = emit(tracer.params, tracer.seen, tracer.variances)
     if not any(space.activation is not None for space in spaces):
         raise ValueError(
@@ -191,6 +192,7 @@ class _Tracer:
         self.variances: dict[str, float] = {}
         self.seen: list[Value] = []
         self.rounds = False
+        self.used: set[str] = set()
         self.placeholders: dict[str, Value | None] = {}
         self.patterns = patterns_of(graph)
         self.waiting = {inner: last for last, pattern in self.patterns.items() for inner in pattern.inside}
@@ -215,6 +217,8 @@ class _Tracer:
         """One node of the graph."""
         if node.op == "placeholder":
             known = self.placeholders.get(node.name)
+            if known is not None and known.param is not None and len(node.users):
+                self.used.add(known.param)
             shape = getattr(node.meta.get("val"), "shape", None)
             self.results[node] = known if known is not None else None if shape is None else fixed(tuple(shape))
         elif node.op == "get_attr":
@@ -231,6 +235,12 @@ class _Tracer:
         elif node not in self.waiting:
             whole = self._whole(node)
             self.results[node] = self._call(node) if whole is None else whole
+
+    def fix_unused(self) -> None:
+        """What no operator uses could be anything, so nothing can be said of its positions; they stay."""
+        for name in self.params.keys() - self.used:
+            for axis in self.params[name].axes:
+                fix(axis, "nothing that uses it")
 
     def _whole(self, node: Any) -> Value | None:
         """The result of a pattern that ends here; None where there is none, or it does not apply."""

@@ -233,7 +233,7 @@ def chosen(outer: Term, inner: Term, index: int) -> Term | None:
     """
     k, rest = outer.dim.find(), inner.dim.find()
     whole = k.origin
-    if whole is None or rest.origin is not whole or k.touched or rest.touched or rest.pointwise:
+    if whole is None or rest.origin is not whole or k.touched or rest.touched or rest.pointwise or rest.turned:
         return None
     origins = [var.origin for var in inner.scale]
     if any(var.kind != "all" or var.value is not None or var.origin is None for var in inner.scale):

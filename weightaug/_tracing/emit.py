@@ -37,11 +37,14 @@ def emit(
     for value in params.values():
         for axis in value.axes:
             _flatten_sums(axis)
-    _fix_turned(params, [*params.values(), *values], variances)
-    found = _collect(params)
-    _choose_outer(found, _demote([*params.values(), *values]))
-    _drop_redundant(found, params)
-    _find_linear(found, params, variances)
+    everything = [*params.values(), *values]
+    while True:
+        found = _collect(params)
+        _choose_outer(found, _demote(everything))
+        _drop_redundant(found, params)
+        _find_linear(found, params, variances)
+        if not _fix_turned(found, everything):
+            break
     _name(found, params)
     spaces, roles = _spaces(found)
     tensors = tuple(
@@ -63,15 +66,18 @@ def _flatten_sums(axis: Terms) -> None:
                     _flatten_sums(section)
 
 
-def _fix_turned(params: Mapping[str, Value], values: Sequence[Value], variances: Mapping[str, float]) -> None:
-    """Positions that rotary positions turn in pairs are distinct where anything else acts on single ones."""
-    found = _collect(params)
-    _find_linear(found, params, variances)
-    for value in values:
+def _fix_turned(found: Mapping[Dim, _Found], values: Sequence[Value]) -> bool:
+    """Positions that rotary positions turn in pairs are distinct where anything else acts on single ones.
+
+    Returns:
+        Whether there were any.
+    """
+    wrong = [dim for dim, entry in found.items() if dim.turned and not entry.linear]
+    for value in values if wrong else ():
         for term in value.terms():
-            dim = term.dim
-            if dim.turned and not (dim in found and found[dim].linear):
+            if term.dim in wrong:
                 fix([term], "rotary positions")
+    return bool(wrong)
 
 
 def _doubled(spec: TensorSpec) -> TensorSpec:
@@ -165,7 +171,8 @@ def _find_linear(found: dict[Dim, _Found], params: Mapping[str, Value], variance
             scales.setdefault(term.dim, []).append({} if name in variances else resolve(term.scale))
     for dim, entry in found.items():
         alone = len(entry.scales) == 1 and not dim.pointwise
-        alone = alone and (entry.scales[0].kind == "all" or entry.scales[0].reason == "rms_norm")
+        # Between norms without gains, orthogonal maps pass; turns that such a norm meets are left alone.
+        alone = alone and (entry.scales[0].kind == "all" or (entry.scales[0].reason == "rms_norm" and not dim.turned))
         entry.linear = alone and all(m in ({entry.scales[0]: 1}, {entry.scales[0]: -1}) for m in scales[dim])
 
 

@@ -47,7 +47,37 @@ def patterns_of(graph: Graph) -> dict[Node, Pattern]:
 def _closed(last: Node, pattern: Pattern) -> bool:
     known = {last, *pattern.inside}
     users = {user for node in pattern.inside for user in node.users}
-    return all(user in known or operator(user).startswith("_assert") for user in users)
+    closed = all(user in known or operator(user).startswith("_assert") for user in users)
+    return closed and not any(_written(node) for node in (*pattern.inside, *pattern.inputs))
+
+
+_VIEWS = {
+    *(
+        "slice",
+        "select",
+        "view",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "transpose",
+        "permute",
+        "expand",
+        "alias",
+        "detach",
+    ),
+    *("narrow", "split", "chunk", "unbind", "flatten", "unflatten", "to", "contiguous", "movedim", "t", "getitem"),
+}
+
+
+def _written(node: Node) -> bool:
+    """Whether something is written into a tensor in place, or into a view of it."""
+    for user in node.users:
+        name = operator(user) or getattr(user.target, "__name__", "")
+        if name.endswith("_") and not name.startswith("_") and user.args[0] is node:
+            return True
+        if name in _VIEWS and _written(user):
+            return True
+    return False
 
 
 def operator(node: object) -> str:
@@ -134,7 +164,7 @@ _THROUGH = {
 
 def _twice(node: Node, size: int) -> bool:
     """Whether the two halves of the last axis are the same, since they are one tensor, concatenated with itself."""
-    while _shape(node)[-1:] == (size,):
+    while _shape(node)[-1:] == (size,) and not _written(node):
         if operator(node) == "cat":
             parts = node.args[0]
             return (
@@ -165,6 +195,7 @@ def _turn(x: Value, cosine: Value, sine: Value) -> Value | None:
                 axes[-place] = times(axes[-place], other, 1, "rotary", False)
             elif size_of(other) > 1:
                 return None
+    mix_over(x, [len(axes) - 1])
     last[0].dim.find().turned = True
     return Value([*axes[:-1], x.axes[-1]])
 

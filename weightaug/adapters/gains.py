@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from weightaug._tracing.check import check_same
 from weightaug._tracing.derive import exported
 from weightaug._tracing.patterns import operator, patterns_of
 
@@ -49,13 +50,25 @@ def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
         name = str(named.get(gain.name))
         if name not in state:
             continue
+        if len(_users(gain)) > 1:
+            raise ValueError(f"absorb_gains: the gain {name} is used elsewhere, too; expected one use, by its norm")
         if name in found or len(shared[id(state[name])]) > 1:
             raise ValueError(f"absorb_gains: several norms have the gain {name}; each needs one of its own")
         found[name] = [str(named.get(w.name)) for w in _readers(product, name)]
     weights = [w for readers in found.values() for w in readers]
     for name, readers in found.items():
         for weight in readers:
-            if weight not in state or weights.count(weight) > 1 or len(shared[id(state[weight])]) > 1:
+            if weight not in state:
+                raise ValueError(
+                    f"absorb_gains: a weight that reads what {name} multiplies is no parameter but computed (a "
+                    "parametrisation, a cast?); expected linear layers with weights of their own"
+                )
+            if state[name].shape not in (state[weight].shape[1:], ()):
+                raise ValueError(
+                    f"absorb_gains: {name}: expected one gain for each of the {state[weight].shape[1]} inputs of "
+                    f"{weight}, got shape {tuple(state[name].shape)}"
+                )
+            if weights.count(weight) > 1 or len(shared[id(state[weight])]) > 1:
                 raise ValueError(
                     f"absorb_gains: {weight}, which reads what {name} multiplies, is used elsewhere, too (a tied "
                     "weight?); expected a weight of its own: untie it, for example tie_word_embeddings=False"
@@ -65,6 +78,12 @@ def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
             f"absorb_gains: {type(module).__name__} has no RMSNorm with a gain; expected nn.RMSNorm, or x * rsqrt("
             "x.pow(2).mean(-1, keepdim=True) + eps) times a parameter. A LayerNorm is another norm"
         )
+    exact = copy.deepcopy(module).eval().to(torch.float64)
+    check_same(exact, _without(exact, found), example_input)
+    return _without(module, found)
+
+
+def _without(module: nn.Module, found: dict[str, list[str]]) -> nn.Module:
     changed = copy.deepcopy(module).eval()
     tensors = changed.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -122,7 +141,7 @@ def _remove(module: nn.Module, name: str) -> None:
     owner = module.get_submodule(path)
     gain: Tensor = getattr(owner, attribute)
     delattr(owner, attribute)
-    if isinstance(owner, nn.RMSNorm):
+    if type(owner) is nn.RMSNorm:
         owner.register_parameter(attribute, None)
         owner.elementwise_affine = False
     else:

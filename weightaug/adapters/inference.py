@@ -24,7 +24,9 @@ def architecture_of_state_dict(
     state_dict: Mapping[str, Tensor], activation: Activation | str | Sequence[Activation | str] | None, offset: float
 ) -> Architecture:
     """See :meth:`weightaug.Architecture.from_state_dict`."""
-    if not isinstance(state_dict, Mapping) or not all(isinstance(t, Tensor) for t in state_dict.values()):
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state_dict.items()
+    ):
         raise TypeError(
             "from_state_dict: expected a mapping of names to tensors, as module.state_dict() gives, got "
             f"{type(state_dict).__name__}"
@@ -87,7 +89,7 @@ def _chain(
 
 def _ordered(prefixes: list[str]) -> list[str]:
     """Layers by the numbers in their names, which some file formats sort as text."""
-    stems = {re.split(r"\d+", prefix, maxsplit=1)[0] for prefix in prefixes}
+    stems = {re.sub(r"\d+", "#", prefix) for prefix in prefixes}
     numbers = {prefix: tuple(map(int, re.findall(r"\d+", prefix))) for prefix in prefixes}
     if len(prefixes) > 1 and (len(stems) != 1 or len(set(numbers.values())) != len(prefixes)):
         raise ValueError(

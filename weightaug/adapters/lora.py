@@ -100,12 +100,21 @@ def _pairs(index: int, state: Mapping[str, Tensor]) -> dict[str, tuple[str, str]
             f"adapter {index} is DoRA: its magnitudes divide by norms of the base's weights, so the product of two "
             "factors is not all; expected plain LoRA (use_dora=False)"
         )
+    lookups = [key for key in state if "lora_embedding_" in key]
+    if lookups:
+        raise ValueError(
+            f"adapter {index}: {lookups[0]!r} is of an adapter of an embedding, whose factors are transposed, which is "
+            "not followed; leave the keys of lora_embedding_A and lora_embedding_B out"
+        )
     pairs: dict[str, list[str | None]] = {}
     for key in state:
         for half, mark in enumerate(_MARKS):
             if f".{mark}." in f".{key}.":
                 name = ".".join(p for p in key.split(".") if p not in (mark, "weight"))
-                pairs.setdefault(name, [None, None])[half] = key
+                found = pairs.setdefault(name, [None, None])
+                if found[half] is not None:
+                    raise ValueError(f"adapter {index}: {found[half]!r} and {key!r} are both {mark} of {name!r}")
+                found[half] = key
     whole = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
     lonely = sorted(set(pairs) - set(whole))
     if lonely or not whole:

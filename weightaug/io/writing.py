@@ -31,8 +31,8 @@ def save(
 ) -> None:
     """Writes networks to a folder.
 
-    A data set that is there is replaced if ``overwrite`` says so; to save the same again is no error, and changes
-    nothing. A reader sees the old data set or the new one, and other writers wait.
+    A data set that is there is replaced if ``overwrite`` says so; to save the same again, in shards of the same size,
+    is no error, and changes nothing. A reader sees the old data set or the new one, and other writers wait.
 
     Args:
         path: The folder; it is made if it does not exist.
@@ -54,6 +54,8 @@ def save(
     """
     folder = absolute(path)
     _check_element(element)
+    if not isinstance(overwrite, bool):
+        raise TypeError(f"overwrite: expected True or False, got {overwrite!r}")
     if shard_size is not None and (isinstance(shard_size, bool) or int(shard_size) != shard_size or shard_size < 1):
         raise ValueError(f"shard_size must be at least 1, got {shard_size!r}")
     if folder.exists() and not folder.is_dir():

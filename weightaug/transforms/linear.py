@@ -92,8 +92,12 @@ class _Maps(_Linear):
         architecture = element.architecture
 
         def one(slot: int) -> Tensor:
-            draw = self._turns if architecture.hidden[slot].maps == "rotary" else self._draw
-            return draw(element, architecture.slot_shapes[slot], generator)
+            shape, passing = architecture.slot_shapes[slot], architecture.hidden[slot].maps
+            if passing == "rotary":
+                return self._turns(element, shape, generator)
+            if passing == "orthogonal":  # a norm without a gain meets it
+                return _rotation(element, shape, generator)
+            return self._draw(element, shape, generator)
 
         return self._maps(element, one)
 
@@ -121,6 +125,11 @@ class _Maps(_Linear):
         return ((first * spread.unsqueeze(-2)) @ _orthogonal(element, shape, generator)).to(element.dtype)
 
 
+@without_autocast
+def _rotation(element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return _orthogonal(element, shape, generator).to(element.dtype)
+
+
 def _orthogonal(element: WeightSpaceElement, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Uniform orthogonal matrices ``(*batch, *shape, shape[-1])``, at least in single precision."""
     drawn = draws.normal(element, (*shape, shape[-1]), generator)
@@ -142,7 +151,8 @@ class HeadRotation(_Maps):
 
     Args:
         group: ``"orthogonal"``: uniform on O(d), which leaves norms as they are; ``"invertible"``: any map with a
-            bounded condition number. Of rotary pairs: turns, or turns and factors.
+            bounded condition number. Of rotary pairs: turns, or turns and factors. Where a norm without a gain meets
+            the inside of a head, orthogonal maps in any case.
         max_condition: For ``"invertible"``: largest ratio of two singular values, at least 1.
 
     Raises:
@@ -177,11 +187,8 @@ class StreamRotation(_Linear):
         return [s for s, space in enumerate(architecture.hidden) if space.maps == "orthogonal"]
 
     def sample(self, element: WeightSpaceElement, *, generator: torch.Generator | None = None) -> GroupElement:
-        @without_autocast
-        def one(slot: int) -> Tensor:
-            return _orthogonal(element, element.architecture.slot_shapes[slot], generator).to(element.dtype)
-
-        return self._maps(element, one)
+        shapes = element.architecture.slot_shapes
+        return self._maps(element, lambda slot: _rotation(element, shapes[slot], generator))
 
 
 @dataclass(frozen=True)
