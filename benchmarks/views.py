@@ -79,7 +79,7 @@ def load_digits(folder: Path) -> Data:
             fitted = fit_inrs(images.values, convention="authors", settings=adam, seed=view)
             path.parent.mkdir(parents=True, exist_ok=True)
             columns = {"psnr": fitted.psnr, "steps": fitted.steps}
-            wa.io.save(path, fitted.element, images.labels, columns=columns)
+            wa.io.save(path, fitted.element, images.labels, columns=columns, overwrite=True)
         views.append(wa.io.load(path))
     order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(7))
     test, train = order[: len(order) // 4], order[len(order) // 4 :]

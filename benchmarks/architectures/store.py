@@ -66,7 +66,11 @@ class Part:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         io.save(
-            self.path, networks, columns=columns, metadata={"family": self.family, "seed": seed, "seconds": seconds}
+            self.path,
+            networks,
+            columns=columns,
+            metadata={"family": self.family, "seed": seed, "seconds": seconds},
+            overwrite=True,
         )
         progress(self.count)
 

@@ -100,7 +100,7 @@ class Part:
             columns["sample"] = read.samples
             metadata["skipped"] = plain(read.skipped)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        io.save(self.path, fitted.element.to("cpu"), read.labels, columns=columns, metadata=metadata)
+        io.save(self.path, fitted.element.to("cpu"), read.labels, columns=columns, metadata=metadata, overwrite=True)
 
 
 def plain(data: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,10 +52,39 @@ def save(
         FileExistsError: If there is another data set, and not ``overwrite``.
         OSError: If the folder cannot be written or the disk is full; the data set that was there stays.
     """
-    folder = absolute(path)
-    _check_element(element)
     if not isinstance(overwrite, bool):
         raise TypeError(f"overwrite: expected True or False, got {overwrite!r}")
+    _save(path, element, labels, columns, metadata, shard_size, "replaced" if overwrite else "the same")
+
+
+def create(
+    path: AnyPath,
+    element: WeightSpaceElement,
+    labels: Any,
+    *,
+    columns: Mapping[str, Any] | None,
+    metadata: Mapping[str, Any] | None,
+) -> None:
+    """Like :func:`save`, where no data set may be, not even the same: of two processes, one begins.
+
+    Raises:
+        FileExistsError: If there is a data set.
+    """
+    _save(path, element, labels, columns, metadata, None, "refused")
+
+
+def _save(
+    path: AnyPath,
+    element: WeightSpaceElement,
+    labels: Any,
+    columns: Mapping[str, Any] | None,
+    metadata: Mapping[str, Any] | None,
+    shard_size: int | None,
+    there: Literal["replaced", "the same", "refused"],
+) -> None:
+    """Writes networks to a folder; ``there`` is what a data set that is there has to be, or becomes."""
+    folder = absolute(path)
+    _check_element(element)
     if shard_size is not None and (isinstance(shard_size, bool) or int(shard_size) != shard_size or shard_size < 1):
         raise ValueError(f"shard_size must be at least 1, got {shard_size!r}")
     if folder.exists() and not folder.is_dir():
@@ -64,15 +93,17 @@ def save(
     rows = _rows(element.map(lambda t: t.unsqueeze(0)) if single else element, labels, columns, single)
     settings = _settings(element, rows, {} if metadata is None else metadata, single)
     known = _known(folder)
-    if known is not None and not overwrite and settings != known.settings:
+    if known is not None and (there == "refused" or (there == "the same" and settings != known.settings)):
         raise _exists(folder)
     make_folder(folder)
     with locked(folder) as alone:
         known = _known(folder)
+        if known is not None and there == "refused":
+            raise _exists(folder)
         if alone:
             clear(folder, ".*.tmp", set())
         shards = _write_shards(folder, rows, settings, shard_size)
-        if known is not None and not overwrite:
+        if known is not None and there == "the same":
             kept = {shard["file"] for shard in known.shards}
             if settings == known.settings and shards == known.shards:
                 return
