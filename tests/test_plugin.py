@@ -52,7 +52,7 @@ def test_the_laws_run_on_every_network_that_a_transform_accepts():
 
 
 def test_a_broken_promise_is_found_and_the_networks_are_named():
-    with pytest.raises(AssertionError, match=r"preserves the function.*\[on WeightSpaceElement\(2-6-5-1"):
+    with pytest.raises(AssertionError, match=r"(?s)preserves the function.*\[on WeightSpaceElement\(2-6-5-1"):
         check_everywhere(Shift(wrong=True), modes=False, graph=False)
 
 

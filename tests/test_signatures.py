@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ForwardRef
 
 import pytest
 
@@ -22,6 +22,8 @@ FILE = Path(__file__).parent / "public_signatures.json"
 
 
 def annotation(value: Any) -> str:
+    if isinstance(value, ForwardRef):  # of named tuples, before Python 3.14
+        value = value.__forward_arg__
     return value if isinstance(value, str) else inspect.formatannotation(value)
 
 
