@@ -161,6 +161,7 @@ def draw_forest(columns: Sequence[Table]) -> Figure:
         axes = figure.add_axes((0.42, 0.55 / height, 0.55, (height - 0.75) / height))
         forest.draw(axes, columns, COLOURS)
         axes.plot([], [], "x", color="0.35", label="the paper's difference")
+        axes.set_ylim(-0.7, rows - 0.4 + 0.5 * (len(columns) + 1))  # room for the legend above the rows
         axes.legend(fontsize=6, loc="upper left", frameon=False)
         note = "Bars: 95 % intervals of the paired difference, by Student's t; filled: decided after Holm's correction."
         figure.text(0.5, 0.06 / height, note, ha="center", fontsize=6)
