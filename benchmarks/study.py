@@ -26,8 +26,8 @@ from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import notes
-from benchmarks.table.report import Column, Summary, label_of
-from benchmarks.table.sizes import by_size
+from benchmarks.table.report import Column, Summary, label_of, text_of_p
+from benchmarks.table.sizes import by_size, name_of
 from benchmarks.table.statistics import Interval, compare, paired_p
 
 HERE = Path(__file__).resolve().parent
@@ -136,9 +136,9 @@ def between(tables: list[Column]) -> str:
         for a, b in pairs:
             if (compared := found.get(f"{a} {b}")) is None:
                 continue
-            p = "< .001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
             gap = f"{compared.difference.mean:+.2f} ± {compared.difference.half:.2f}"
-            lines.append(f"| {label_of(b)} | {label_of(a)} | {gap} | {p} | {compared.difference.seeds} |")
+            p, seeds = text_of_p(compared.adjusted), compared.difference.seeds
+            lines.append(f"| {label_of(b)} | {label_of(a)} | {gap} | {p} | {seeds} |")
     return "\n".join(lines) + "\n" if tables else NOT_YET
 
 
@@ -204,8 +204,7 @@ def learning_curve(tables: list[Column]) -> str:
     sizes = sorted({size for at in found.values() for size in at})
     lines = [f"| training images | {' | '.join(f'{size:,}' for size in sizes)} |", "| --- |" + " ---: |" * len(sizes)]
     for (row, views), at in found.items():
-        name = label_of(row) + (f", {views} views" if views > 1 else "")
-        lines.append(f"| {name} | {' | '.join(_entry(at.get(size)) for size in sizes)} |")
+        lines.append(f"| {name_of(row, views)} | {' | '.join(_entry(at.get(size)) for size in sizes)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.table.report import Summary, label_of
+from benchmarks.table.report import Summary
+from benchmarks.table.sizes import name_of
 
 __all__ = ["draw"]
 
@@ -31,7 +32,7 @@ def draw(axes: Any, lines: Mapping[tuple[str, int], Mapping[int, Summary]], colo
             markersize=4,
             capsize=2,
             linewidth=1,
-            label=label_of(row) + (f", {views} views" if views > 1 else ""),
+            label=name_of(row, views),
         )
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])

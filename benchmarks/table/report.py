@@ -266,6 +266,11 @@ def label_of(row: str) -> str:
     )
 
 
+def text_of_p(p: float) -> str:
+    """A p-value with three digits."""
+    return "< .001" if p < 0.001 else f"{p:.3f}"
+
+
 HEADS = [
     "Augmentation",
     "Accuracy",
@@ -295,7 +300,7 @@ def _entries(column: Column) -> list[list[str]]:
                 texts[0] += f" ± {compared.difference.half:.2f}"
                 texts[1] = f"{compared.low:+.2f} to {compared.high:+.2f}"
             if not math.isnan(compared.adjusted):
-                texts[2] = "< .001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
+                texts[2] = text_of_p(compared.adjusted)
                 texts[3] = compared.verdict
         of_paper = [str(TABLE1.get((row, their), "–")) for their in column.published.values()]
         fresh = [_mean_of(summary.fresh)] if column.has_fresh else []

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.table.report import Column, Summary
+from benchmarks.table.report import Column, Summary, label_of
 
-__all__ = ["by_size", "images_of"]
+__all__ = ["by_size", "images_of", "name_of"]
+
+
+def name_of(row: str, views: int) -> str:
+    """What a row of a number of views is called."""
+    return label_of(row) + (f", {views} views" if views > 1 else "")
 
 
 def images_of(table: Column) -> int | None:

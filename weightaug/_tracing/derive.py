@@ -195,7 +195,7 @@ class _Tracer:
         self.used: set[str] = set()
         self.placeholders: dict[str, Value | None] = {}
         self.patterns = patterns_of(graph)
-        self.waiting = {inner: last for last, pattern in self.patterns.items() for inner in pattern.inside}
+        self.waiting = {inner for pattern in self.patterns.values() for inner in pattern.inside}
         self.results: dict[Any, Any] = {}
         state = module.state_dict(keep_vars=True)
         self.buffers = {name: t for name, t in module.named_buffers() if name not in state and t.is_floating_point()}
@@ -255,7 +255,7 @@ class _Tracer:
                 self.seen.append(result)
                 return result
         for inner in sorted(pattern.inside):  # in the order of the graph
-            del self.waiting[inner]
+            self.waiting.remove(inner)
             self.step(inner)
         return None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 from torch.fx import Graph, Node
@@ -16,7 +15,7 @@ from torch.fx import Graph, Node
 from weightaug._tracing.dims import Term, Terms, expand, size_of
 from weightaug._tracing.values import Value, invariant, mix_over, times
 
-__all__ = ["Pattern", "operator", "patterns_of"]
+__all__ = ["Pattern", "normalised", "operator", "patterns_of", "users_of"]
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,18 @@ def patterns_of(graph: Graph) -> dict[Node, Pattern]:
 
 def _closed(last: Node, pattern: Pattern) -> bool:
     known = {last, *pattern.inside}
-    users = {user for node in pattern.inside for user in node.users}
-    closed = all(user in known or operator(user).startswith("_assert") for user in users)
+    closed = all(user in known for node in pattern.inside for user in users_of(node))
     return closed and not any(_written(node) for node in (*pattern.inside, *pattern.inputs))
 
 
+def users_of(node: Node) -> list[Node]:
+    """What uses a node's result, beside assertions about it."""
+    return [user for user in node.users if not operator(user).startswith("_assert")]
+
+
 _VIEWS = {
-    *(
-        "slice",
-        "select",
-        "view",
-        "reshape",
-        "unsqueeze",
-        "squeeze",
-        "transpose",
-        "permute",
-        "expand",
-        "alias",
-        "detach",
-    ),
+    *("slice", "select", "view", "reshape", "unsqueeze", "squeeze", "transpose", "permute", "expand"),
+    *("alias", "detach"),
     *("narrow", "split", "chunk", "unbind", "flatten", "unflatten", "to", "contiguous", "movedim", "t", "getitem"),
 }
 
@@ -93,10 +85,7 @@ def _shape(node: Node) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-_Pair: TypeAlias = "tuple[Node, Node]"
-
-
-def _pairs(node: object, name: str) -> Iterator[_Pair]:
+def _pairs(node: object, name: str) -> Iterator[tuple[Node, Node]]:
     """The two operands of a sum or product of tensors, in both orders; nothing if it is another operator."""
     if isinstance(node, Node) and operator(node) == name and len(node.args) == 2 and not node.kwargs:
         first, second = node.args

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from weightaug._tracing.calls import Call, rule
 from weightaug._tracing.dims import Sum, Term, Terms, expand, fix, fresh, size_of, split_term
+from weightaug._tracing.patterns import normalised
 from weightaug._tracing.values import (
     Value,
     combine,
@@ -176,6 +177,8 @@ def _layer_norm(call: Call) -> Value:
 
 @rule("rms_norm")
 def _rms_norm(call: Call) -> Value:
+    if call.optional("weight") is None and len(call.args["normalized_shape"]) == 1:
+        return normalised(call.value("input"))
     return _normalised(call, "sign")
 
 
@@ -188,8 +191,7 @@ def _normalised(call: Call, kind: str) -> Value:
     axes = value.axes
     for i, a in enumerate(over):
         axis = invariant(axes[a], call.name, kind)
-        if kind != "sign" or weight is not None or count > 1:  # without gains, a norm lets rotations pass
-            point(axis)
+        point(axis)
         if weight is not None:
             axis = times(axis, weight.axes[i], 1, call.name, True)
         axes[a] = axis if bias is None else same(axis, bias.axes[i], call.name)

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from weightaug._tracing.check import check_same
 from weightaug._tracing.derive import exported
-from weightaug._tracing.patterns import operator, patterns_of
+from weightaug._tracing.patterns import operator, patterns_of, users_of
 
 __all__ = ["absorb_gains"]
 
@@ -50,14 +50,18 @@ def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
         name = str(named.get(gain.name))
         if name not in state:
             continue
-        if len(_users(gain)) > 1:
+        if len(users_of(gain)) > 1:
             raise ValueError(f"absorb_gains: the gain {name} is used elsewhere, too; expected one use, by its norm")
-        if name in found or len(shared[id(state[name])]) > 1:
+        if len(shared[id(state[name])]) > 1:
             raise ValueError(f"absorb_gains: several norms have the gain {name}; each needs one of its own")
-        found[name] = [str(named.get(w.name)) for w in _readers(product, name)]
-    weights = [w for readers in found.values() for w in readers]
-    for name, readers in found.items():
-        for weight in readers:
+        found[name] = []
+        for reader in _readers(product, name):
+            weight = str(named.get(reader.name))
+            if len(users_of(reader)) > 1 or (weight in state and len(shared[id(state[weight])]) > 1):
+                raise ValueError(
+                    f"absorb_gains: a weight that reads what {name} multiplies is used several times (a tied weight?); "
+                    "expected a weight of its own: untie it, for example tie_word_embeddings=False"
+                )
             if weight not in state:
                 raise ValueError(
                     f"absorb_gains: a weight that reads what {name} multiplies is no parameter but computed (a "
@@ -68,11 +72,7 @@ def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
                     f"absorb_gains: {name}: expected one gain for each of the {state[weight].shape[1]} inputs of "
                     f"{weight}, got shape {tuple(state[name].shape)}"
                 )
-            if weights.count(weight) > 1 or len(shared[id(state[weight])]) > 1:
-                raise ValueError(
-                    f"absorb_gains: {weight}, which reads what {name} multiplies, is used elsewhere, too (a tied "
-                    "weight?); expected a weight of its own: untie it, for example tie_word_embeddings=False"
-                )
+            found[name].append(weight)
     if not found:
         raise ValueError(
             f"absorb_gains: {type(module).__name__} has no RMSNorm with a gain; expected nn.RMSNorm, or x * rsqrt("
@@ -100,7 +100,7 @@ def _gains(graph: torch.fx.Graph) -> Iterator[tuple[Node, Node]]:
         if len(pattern.inputs) != 1:
             continue
         last = node
-        while len(users := _users(last)) == 1 and operator(users[0]) in _THROUGH:
+        while len(users := users_of(last)) == 1 and operator(users[0]) in _THROUGH:
             last = users[0]
         for user in users:
             others = [given for given in user.args if isinstance(given, Node) and given is not last]
@@ -112,21 +112,12 @@ def _gains(graph: torch.fx.Graph) -> Iterator[tuple[Node, Node]]:
             yield weight, node
 
 
-def _users(node: Node) -> list[Node]:
-    return [user for user in node.users if not operator(user).startswith("_assert")]
-
-
 def _readers(product: Node, gain: str) -> Iterator[Node]:
     """The weights of the linear layers that read a normalised stream."""
-    for user in _users(product):
+    for user in users_of(product):
         if operator(user) in _THROUGH:
             yield from _readers(user, gain)
         elif operator(user) == "linear" and user.args[0] is product and isinstance(user.args[1], Node):
-            if len(_users(user.args[1])) > 1:
-                raise ValueError(
-                    f"absorb_gains: a weight that reads what {gain} multiplies is used several times (a tied weight?); "
-                    "expected a weight of its own: untie it, for example tie_word_embeddings=False"
-                )
             yield user.args[1]
         else:
             raise ValueError(

@@ -26,7 +26,7 @@ from weightaug.io.dataset import WeightSpaceDataset
 from weightaug.io.files import AnyPath, absolute
 from weightaug.io.hdf5 import read_hdf5
 from weightaug.io.manifest import MANIFEST, digest
-from weightaug.io.writing import append, create
+from weightaug.io.writing import append, write_set
 
 __all__ = ["Converted", "convert"]
 
@@ -116,7 +116,7 @@ def convert(
         if count:
             append(folder, element, own, columns=columns)
         else:
-            create(folder, element, own, columns=columns, metadata=kept)
+            write_set(folder, element, own, columns, kept, None, "refused")
         count += len(rows)
         rows.clear()
 

@@ -54,26 +54,10 @@ def save(
     """
     if not isinstance(overwrite, bool):
         raise TypeError(f"overwrite: expected True or False, got {overwrite!r}")
-    _save(path, element, labels, columns, metadata, shard_size, "replaced" if overwrite else "the same")
+    write_set(path, element, labels, columns, metadata, shard_size, "replaced" if overwrite else "the same")
 
 
-def create(
-    path: AnyPath,
-    element: WeightSpaceElement,
-    labels: Any,
-    *,
-    columns: Mapping[str, Any] | None,
-    metadata: Mapping[str, Any] | None,
-) -> None:
-    """Like :func:`save`, where no data set may be, not even the same: of two processes, one begins.
-
-    Raises:
-        FileExistsError: If there is a data set.
-    """
-    _save(path, element, labels, columns, metadata, None, "refused")
-
-
-def _save(
+def write_set(
     path: AnyPath,
     element: WeightSpaceElement,
     labels: Any,
@@ -82,7 +66,10 @@ def _save(
     shard_size: int | None,
     there: Literal["replaced", "the same", "refused"],
 ) -> None:
-    """Writes networks to a folder; ``there`` is what a data set that is there has to be, or becomes."""
+    """What :func:`save` does; ``there`` is what a data set that is there has to be, or becomes.
+
+    Where it is refused even if it is the same, one of two processes begins.
+    """
     folder = absolute(path)
     _check_element(element)
     if shard_size is not None and (isinstance(shard_size, bool) or int(shard_size) != shard_size or shard_size < 1):
@@ -93,19 +80,17 @@ def _save(
     rows = _rows(element.map(lambda t: t.unsqueeze(0)) if single else element, labels, columns, single)
     settings = _settings(element, rows, {} if metadata is None else metadata, single)
     known = _known(folder)
-    if known is not None and (there == "refused" or (there == "the same" and settings != known.settings)):
-        raise _exists(folder)
+    _check_there(folder, known, settings, there)
     make_folder(folder)
     with locked(folder) as alone:
         known = _known(folder)
-        if known is not None and there == "refused":
-            raise _exists(folder)
+        _check_there(folder, known, settings, there)
         if alone:
             clear(folder, ".*.tmp", set())
         shards = _write_shards(folder, rows, settings, shard_size)
         if known is not None and there == "the same":
             kept = {shard["file"] for shard in known.shards}
-            if settings == known.settings and shards == known.shards:
+            if shards == known.shards:
                 return
             for shard in shards:
                 if shard["file"] not in kept:
@@ -168,6 +153,12 @@ def _check_element(element: Any) -> None:
             "dicts"
         )
     element.validate()
+
+
+def _check_there(folder: Path, known: Manifest | None, settings: Mapping[str, Any], there: str) -> None:
+    """Refuses a data set that must not be there, or is another one by its settings alone."""
+    if known is not None and (there == "refused" or (there == "the same" and settings != known.settings)):
+        raise _exists(folder)
 
 
 def _exists(folder: Path) -> FileExistsError:

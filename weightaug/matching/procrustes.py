@@ -10,8 +10,8 @@ from weightaug._maps import MapGroup, turned
 __all__ = ["best_inner", "best_map"]
 
 
-def best_map(group: MapGroup | None, cross: Tensor) -> Tensor:
-    """The norm-keeping M with the largest inner product of a and M b.
+def best_map(group: MapGroup | None, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm-keeping M with the largest inner product of a and M b, and that inner product, ``(*batch)``.
 
     Args:
         group: What the maps of the space keep; of invertible ones, the orthogonal are looked at.
@@ -21,16 +21,17 @@ def best_map(group: MapGroup | None, cross: Tensor) -> Tensor:
         real, imaginary = _pairs(cross)
         size = torch.hypot(real, imaginary)
         still = size == 0
-        return turned(
+        found = turned(
             torch.where(still, 1.0, real / torch.where(still, 1.0, size)),
             torch.where(still, 0.0, imaginary / torch.where(still, 1.0, size)),
         )
-    u, _, vh = torch.linalg.svd(cross)
-    return torch.matmul(u, vh)
+        return found, size.sum(-1)
+    u, values, vh = torch.linalg.svd(cross)
+    return torch.matmul(u, vh), values.sum(-1)
 
 
 def best_inner(group: MapGroup | None, cross: Tensor) -> Tensor:
-    """The inner product of a and M b under the best M, ``(*batch)``."""
+    """The inner product of a and M b under the best M, ``(*batch)``, without that M."""
     if group == "rotary":
         real, imaginary = _pairs(cross)
         return torch.hypot(real, imaginary).sum(-1)

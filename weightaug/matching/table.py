@@ -345,14 +345,14 @@ class _Work:
         if arch.outer_sizes[slot] is not None:  # within a fixed space: each copy by itself
             cross = self._nested(pieces, int(arch.outer_sizes[slot] or 1), slot).diagonal(dim1=1, dim2=2).movedim(-1, 1)
             if turned:
-                maps[slot], best = best_map(group, cross), best_inner(group, cross)
+                maps[slot], best = best_map(group, cross)
             else:
                 order = permutation[slot] = assign(cross.flatten(0, 1)).view(cross.shape[:-1])
                 best = _taken(cross, order)
             return step((best - _trace(cross)).sum(1), _size(cross).sum(1))
         if turned:
             score = self._similarity(pieces, slot)
-            maps[slot], best = best_map(group, score), best_inner(group, score)
+            maps[slot], best = best_map(group, score)
             return step(best - _trace(score), _size(score))
         inner_slots = self.inner[slot]
         # Of several spaces within one, those that always come together are settled afterwards, one by one.
@@ -380,7 +380,7 @@ class _Work:
                 permutation[s] = inside.gather(2, index[..., None].expand(-1, -1, 1, inside.shape[-1])).squeeze(2)
             else:
                 chosen = cross.gather(2, index[..., None, None].expand(-1, -1, 1, *cross.shape[-2:])).squeeze(2)
-                maps[s] = best_map(arch.hidden[s].maps, chosen)
+                maps[s] = best_map(arch.hidden[s].maps, chosen)[0]
         return step(_taken(score, order) - now, torch.maximum(size, _size(score)))
 
     def _similarity(self, pieces: Sequence[Piece], slot: int) -> Tensor:

@@ -43,33 +43,30 @@ def balance_maps(x: WeightSpaceElement, slots: Sequence[int], max_sweeps: int = 
         still = True
         for slot in slots:
             written, read = _gram(x, pieces, slot, 1), _gram(x, pieces, slot, -1)
-            if arch.hidden[slot].maps == "rotary":
-                map_ = _upright(written, read, x, slot)
-                still &= _is_one(map_)
-                maps = tuple([map_ if s == slot else t for s, t in enumerate(none)])
-                group = GroupElement(arch, none, none, none, maps)
-                x, total = act(x, group), group @ total
-                continue
-            if arch.hidden[slot].maps == "orthogonal":
-                if _is_diagonal(written + read):
-                    continue
-                still = False
-                # Of all that writes and reads it, the main axes; where nothing is along some, they do not matter.
-                map_ = torch.linalg.eigh(written + read)[1].mT
-                maps = tuple([map_ if s == slot else t for s, t in enumerate(none)])
-                group = GroupElement(arch, none, none, none, maps)
-                x, total = act(x, group), group @ total
-                continue
-            apart = (written - read).abs().amax((-1, -2)) > _CLOSE * written.abs().amax((-1, -2))
-            if not bool(apart.any()) and _is_diagonal(written):
+            found = _next(written, read, x, slot)
+            if found is None:
                 continue
             still = False
-            maps = tuple([_balanced(written, read, x, slot) if s == slot else t for s, t in enumerate(none)])
+            maps = tuple([found if s == slot else t for s, t in enumerate(none)])
             group = GroupElement(arch, none, none, none, maps)
             x, total = act(x, group), group @ total
         if still:
             break
     return total
+
+
+def _next(written: Tensor, read: Tensor, x: WeightSpaceElement, slot: int) -> Tensor | None:
+    """The maps that bring one space to its normal form; None where it is there."""
+    group = x.architecture.hidden[slot].maps
+    if group == "rotary":
+        maps = _upright(written, read, x, slot)
+        return None if _is_one(maps) else maps
+    if group == "orthogonal":
+        # Of all that writes and reads it, the main axes; where nothing is along some, they do not matter.
+        both = written + read
+        return None if _is_diagonal(both) else torch.linalg.eigh(both)[1].mT
+    apart = (written - read).abs().amax((-1, -2)) > _CLOSE * written.abs().amax((-1, -2))
+    return None if not bool(apart.any()) and _is_diagonal(written) else _balanced(written, read, x, slot)
 
 
 def _is_one(maps: Tensor) -> bool:
