@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.families import Depthwise, ResNet18, WildPark, exercised
 from weightaug import GroupElement, HeadRotation, Permute, ReLUScale, SirenNegation, WeightSpaceElement, act, stack
 from weightaug.adapters import from_modules
-from weightaug.matching import align_to, distance, match, match_many
+from weightaug.matching import align_to, distance, match, match_many, table
 from weightaug.matching.table import _Work, neutral
 
 MODULES = {
@@ -22,6 +22,17 @@ MODULES = {
     "resnet18": (lambda: ResNet18(4, 3), (3, 32, 32)),
     "attention": (lambda: nn.TransformerEncoderLayer(12, 3, 20, batch_first=True), (5, 12)),
 }
+
+
+@pytest.fixture(params=["one call", "visits"], autouse=True, scope="module")
+def way(request):
+    """Small networks are matched by one compiled call, others by visits; everything here holds with both."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "visits":
+            patch.setattr(table, "tables_of", lambda *arguments: None)
+        yield
+
+
 every_module = pytest.mark.parametrize("name", MODULES)
 
 
@@ -120,6 +131,18 @@ def test_more_starts_never_end_farther_away(name: str):
 
 
 @every_module
+def test_a_pair_is_matched_as_it_is_alone(name: str):
+    networks, _ = trained_apart(name)
+    noise = torch.Generator().manual_seed(0)
+    a = stack([networks] * 5)
+    b = a.map(lambda t: t.flip(1) * torch.exp(0.5 * torch.randn(t.shape, dtype=t.dtype, generator=noise)))
+    together = act(b, match(a, b))
+    for i in range(5):
+        for j in range(4):
+            assert gap(act(b[i, j], match(a[i, j], b[i, j])), together[i, j]) < 1e-9
+
+
+@every_module
 def test_the_distance_sees_no_symmetry_that_it_takes_out(name: str):
     networks, _ = trained_apart(name)
     a, b = networks[:2], networks[2:]
@@ -141,7 +164,7 @@ def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs
     few = torch.Generator().manual_seed(0)
     for _ in range(3):
         work.sweep()
-        for slot in work.slots:  # two positions change places: a small part of a space of more than six
+        for slot in work.wiring.slots:  # two positions change places: a small part of a space of more than six
             size = a.architecture.hidden[slot].size
             if size < 4 or a.architecture.hidden[slot].linear:
                 continue
@@ -150,7 +173,7 @@ def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs
             one, other = torch.randperm(size, generator=few)[:2].tolist()
             order[one], order[other] = other, one
             step.permutation[slot].copy_(order)
-            for s in work.signed.get(slot, ()):  # and a third its sign
+            for s in work.wiring.signed.get(slot, ()):  # and a third its sign
                 step.scale[s][:, int(torch.randperm(size, generator=few)[0])] = -1.0
             work._move(slot, step)
             fresh = _Work(a, work.b, maps=True, signs=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from weightaug.architecture import Architecture
 from weightaug.matching.moves import Moves
 from weightaug.matching.rules import Rule, neighbours, topological_slots
 
-__all__ = ["Found", "Plan", "match_compiled", "plan_of"]
+__all__ = ["Found", "Plan", "in_parts", "match_compiled", "plan_of"]
+
+T = TypeVar("T")
 
 # Above this width products are made by BLAS, visit by visit.
 WIDEST = 128
@@ -87,6 +89,15 @@ def _plan_of(architecture: Architecture, rules: tuple[Rule, ...], starts: tuple[
     )
 
 
+def in_parts(count: int, workers: int, work: Callable[[slice], T]) -> list[T]:
+    """The results of parts of a batch, each of them in a thread of its own if there are several workers."""
+    if workers < 2:
+        return [work(slice(0, count))]
+    ends = [count * i // workers for i in range(workers + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, map(slice, ends[:-1], ends[1:])))
+
+
 def match_compiled(
     a: Tensor, b: Tensor, plan: Plan, rules: Sequence[Rule], *, keep_identity: bool, max_sweeps: int, workers: int
 ) -> Found | None:
@@ -116,13 +127,7 @@ def match_compiled(
         failed: int = loops.match_pairs(x[part], y[part], *plan, keep_identity, max_sweeps, *whole)
         return failed
 
-    if workers < 2:
-        failed = work(slice(0, count))
-    else:
-        ends = [count * i // workers for i in range(workers + 1)]
-        with ThreadPoolExecutor(workers) as pool:
-            failed = max(pool.map(work, map(slice, ends[:-1], ends[1:])))
-    if failed:
+    if max(in_parts(count, workers, work)):
         return None
     places = torch.from_numpy(place).split_with_sizes(sizes, 1)
     signs: list[Tensor | None] = [None] * len(rules)

@@ -22,16 +22,17 @@ from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.assignment import assign
 from weightaug.matching.closeness import coincide, inner_products, squared_distances
-from weightaug.matching.pieces import Piece, pieces_of, takes_sign
+from weightaug.matching.pieces import Piece
 from weightaug.matching.procrustes import best_inner, best_map
+from weightaug.matching.table_compiled import match_in_loops, tables_of
+from weightaug.matching.table_wiring import TableWiring, signed_spaces, wiring_of
 
 __all__ = ["match_table", "neutral"]
 
 # Relative to the scores; smaller gains of the inner product are rounding.
 _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 
-
-_JOINT = 6  # signs that meet in one factor of a tensor: beyond, they are left as they are
+_PAIRS = 64  # of small networks: fewer are not worth a thread
 _FEW = 0.6  # of a space: beyond, computing all products anew takes less time than what few positions changed
 
 
@@ -59,6 +60,22 @@ def match_table(
     best = neutral(a.architecture, len(a), maps, signs, b.dtype)
     if not len(a):
         return best
+    tables = tables_of(a.architecture, maps, signs)
+    if tables is not None:
+        workers = min(torch.get_num_threads(), max(len(a) // _PAIRS, 1))
+        found = match_in_loops(
+            a.tensors(),
+            b.tensors(),
+            tables,
+            starts=starts,
+            keep_identity=keep_identity,
+            max_sweeps=max_sweeps,
+            tolerance=_GAIN[b.dtype],
+            workers=workers,
+        )
+        if found is not None:
+            places, found_signs = found
+            return _placed(best, wiring_of(a.architecture, maps, signs), places, found_signs.to(b.dtype))
     reached: Tensor | None = None
     for name in starts:
         group, moved = _descend(_Work(a, b, maps, signs), max_sweeps, walk=name == "forward")
@@ -75,11 +92,22 @@ def match_table(
     return best
 
 
+def _placed(neutral: GroupElement, wiring: TableWiring, places: Tensor, signs: Tensor) -> GroupElement:
+    """Permutations and signs of all spaces that move, side by side, as a group element."""
+    permutation, scale, first = list(neutral.permutation), list(neutral.scale), 0
+    for s in wiring.slots:
+        some = slice(first, first + wiring.arch.hidden[s].size)
+        permutation[s], first = places[:, some], some.stop
+        for own in wiring.signed.get(s, ()):
+            scale[own] = signs[:, some]
+    return GroupElement(neutral.architecture, tuple(permutation), tuple(scale), neutral.shift, neutral.maps)
+
+
 def neutral(arch: Architecture, count: int, maps: bool, signs: bool, dtype: torch.dtype) -> GroupElement:
     """The identity, with all parts that matching finds, for a flat batch."""
     permutation: list[Tensor | None] = []
     turned: list[Tensor | None] = []
-    signed = {s for own in _signed(arch, maps, signs).values() for s in own}
+    signed = {s for own in signed_spaces(arch, maps, signs).values() for s in own}
     scale: list[Tensor | None] = []
     for s, (space, shape) in enumerate(zip(arch.hidden, arch.slot_shapes, strict=True)):
         turns, own = space.linear and maps, s in arch.movers
@@ -87,15 +115,6 @@ def neutral(arch: Architecture, count: int, maps: bool, signs: bool, dtype: torc
         turned.append(torch.eye(space.size, dtype=dtype).repeat(count, *shape[:-1], 1, 1) if turns else None)
         scale.append(torch.ones(count, space.size, dtype=dtype) if s in signed else None)
     return GroupElement(arch, tuple(permutation), tuple(scale), (None,) * len(permutation), tuple(turned))
-
-
-def _signed(arch: Architecture, maps: bool, signs: bool) -> dict[int, list[int]]:
-    """For each space that moves by itself, the spaces that permute with it and have signs in use."""
-    found: dict[int, list[int]] = {}
-    for s, space in enumerate(arch.hidden):
-        if signs and "sign" in space.symmetries and len(arch.slot_shapes[s]) == 1 and not (space.linear and maps):
-            found.setdefault(arch.masters[s], []).append(s)
-    return found
 
 
 def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> tuple[GroupElement, WeightSpaceElement | None]:
@@ -166,27 +185,10 @@ class _Work:
         arch = a.architecture
         self.arch = arch
         self.maps, self.signs = maps, signs
-        self.signed = _signed(arch, maps, signs)
+        self.wiring = wiring_of(arch, maps, signs)
         self.a = a.tensors()
         self.b = b
         self.group = neutral(arch, len(a), maps, signs, b.dtype)
-        self.pieces = pieces_of(arch)
-        turning = {s for s, space in enumerate(arch.hidden) if space.linear and maps}
-        slots = sorted(turning | set(arch.movers))
-        self.still = set(range(len(arch.hidden))) - set(slots)  # pairs under rotary positions that are not turned
-        self.inner: dict[int, list[int]] = {s: [] for s in slots}
-        for s in slots:
-            outer = arch.outers[s]
-            if outer is not None:
-                self.inner[outer].append(s)
-        # A space within another is moved with it; one within a fixed space by itself.
-        self.slots = [s for s in slots if arch.outers[s] is None]
-        self.around = {s: [piece for piece in self.pieces if s in piece.slots] for s in slots}
-        self.alone = {(piece.number, s) for s in slots for piece in self.around[s] if self._alone(piece, s)}
-        # The gain of a move is what its scores say where each piece follows the space along one factor.
-        self.simple = {s: all((piece.number, s) in self.alone for piece in self.around[s]) for s in slots}
-        # Of each space, the signs that have to be chosen together, and what each choice multiplies them with.
-        self.states = {s: self._together(s, b.dtype) for s in self.signed}
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
         self.moved = dict.fromkeys(range(len(arch.hidden)), 0)
@@ -213,68 +215,30 @@ class _Work:
 
     def walk(self) -> None:
         """Settles the spaces one after the other, best known first."""
-        open_slots = list(self.slots)
-        settled: set[int] = set()
-        while open_slots:
-            slot = max(open_slots, key=lambda s: (self._evidence(s, settled), -s))
-            known = settled if self._evidence(slot, settled) else None
+        for slot, known in self.wiring.walk():
             self._move(slot, self._step(slot, known).group)
-            open_slots.remove(slot)
-            settled |= {slot, *self.inner[slot]}
-            for s in self._one_by_one(slot):
-                self._move(s, self._step(s, settled if known is not None else None).group)
 
     def sweep(self) -> Tensor:
         """Visits every space around which something has moved; whether a pair gained, ``(B,)``."""
         gained = torch.zeros(len(self.a[0]), dtype=torch.bool)
-        for slot in self.slots:
-            own = {slot, *self.inner[slot]}
-            pieces = self._relevant(slot, None, own)
-            last = max([self.moved[s] for piece in pieces for s in piece.slots], default=0)
+        for slot in self.wiring.slots:
+            last = max([self.moved[s] for piece in self.wiring.around[slot] for s in piece.slots], default=0)
             if self.visited.get(slot, -1) >= last:
                 continue
+            before = self.clock
             gained |= self._settle(slot)
-            for s in self._one_by_one(slot):
+            for s in self.wiring.one_by_one(slot):
                 gained |= self._settle(s)
             self.clock += 1
-            self.visited[slot] = self.clock
+            # A space that some piece follows twice is near to itself.
+            self.visited[slot] = self.clock if self.wiring.simple[slot] else before
         return gained
-
-    def _one_by_one(self, slot: int) -> list[int]:
-        """Several spaces within one, those first that some tensor follows without the others."""
-        inner = self.inner[slot]
-        return sorted(inner, key=lambda s: not self._clear(self.around[s], s, inner)) if len(inner) > 1 else []
-
-    def _clear(self, pieces: Sequence[Piece], slot: int, inner: Sequence[int]) -> list[Piece]:
-        """The pieces that follow one of some spaces, and none of the others."""
-        return [p for p in pieces if p.slots.intersection(inner) == {slot}]
-
-    def _alone(self, piece: Piece, slot: int) -> bool:
-        own = [move for move in piece.plan.moves if move.slot == slot]
-        inside = [move for move in piece.plan.moves if move.slot in self.inner[slot]]
-        return len(own) == 1 and len(inside) <= 1
-
-    def _evidence(self, slot: int, settled: set[int]) -> int:
-        """How many numbers of each position of a space stand against settled ones."""
-        count = 0
-        for piece in self._relevant(slot, settled, {slot, *self.inner[slot]}):
-            shape = piece.plan.factors or piece.plan.shape
-            count += torch.Size(shape).numel() // self.arch.hidden[slot].size
-        return count
-
-    def _relevant(self, slot: int, settled: set[int] | None, own: set[int]) -> list[Piece]:
-        pieces = self.around[slot]
-        if settled is None:
-            return pieces
-        # A piece that follows a space twice stands against itself, not against something settled.
-        known = settled | own | self.still
-        return [p for p in pieces if p.slots <= known and (p.number, slot) in self.alone]
 
     def _settle(self, slot: int) -> Tensor:
         """Moves one space, and what lies within it, to the best place; whether a pair gained, ``(B,)``."""
         step = self._step(slot, None)
         gain, size = step.gain, step.size
-        if not self.simple[slot]:
+        if not self.wiring.simple[slot]:
             before = inner_products(self.a, self.b.tensors())
             gain, size = inner_products(self.a, act(self.b, step.group).tensors()) - before, before.abs()
         better = gain > _GAIN[self.b.dtype] * size.clamp(min=1e-30)
@@ -287,12 +251,12 @@ class _Work:
         self.b, self.group = act(self.b, step), step @ self.group
         self.clock += 1
         last = dict(self.moved)
-        for s in (slot, *self.inner[slot]):
+        for s in (slot, *self.wiring.inner[slot]):
             self.moved[s] = self.clock
         order = step.permutation[slot]
         few = self._few(slot, step)
         for (i, m), (score, when) in list(self.known.items()):
-            piece = self.pieces[i]
+            piece = self.wiring.pieces[i]
             move = piece.plan.moves[m]
             others = max([last[s] for s in piece.slots if s != move.slot], default=0)
             if when < others:
@@ -303,11 +267,11 @@ class _Work:
                     del self.known[i, m]
                 else:
                     score = score.gather(2, order.unsqueeze(1).expand_as(score))
-                    for s in self._odd(move):
+                    for s in self.wiring.odd(move):
                         factor = step.scale[s]
                         score = score if factor is None else score * factor.unsqueeze(1)
                     self.known[i, m] = (score, when)
-            elif few is not None and slot in piece.slots and (i, slot) in self.alone:
+            elif few is not None and slot in piece.slots and (i, slot) in self.wiring.alone:
                 # What a few positions of the space say of another is taken out, and put in anew.
                 axis = 1 + next(other.axis for other in piece.plan.moves if other.slot == slot)
                 x, y, old = (piece.of(t).index_select(axis, few) for t in (self.a, self.b.tensors(), before.tensors()))
@@ -316,27 +280,20 @@ class _Work:
     def _few(self, slot: int, step: GroupElement) -> Tensor | None:
         """The positions that move or flip in any pair, if these are a small part of the space."""
         order = step.permutation[slot]
-        if order is None or self.inner[slot] or order.dim() != 2:
+        if order is None or self.wiring.inner[slot] or order.dim() != 2:
             return None
         changed = order != torch.arange(order.shape[-1])
-        for s in self.signed.get(slot, ()):
+        for s in self.wiring.signed.get(slot, ()):
             factor = step.scale[s]
             changed = changed if factor is None else changed | (factor < 0)
         moved = changed.any(0).nonzero().squeeze(1)
         return moved if len(moved) <= _FEW * order.shape[-1] else None
 
-    def _odd(self, move: Move) -> tuple[int, ...]:
-        """The spaces with signs whose signs one factor of a tensor takes."""
-        own = self.signed.get(move.slot, ())
-        odd = [s for s, degree in move.roles if s in own and takes_sign(self.arch, s, degree)]
-        return tuple(sorted(odd))
-
-    def _step(self, slot: int, settled: set[int] | None) -> _Step:
+    def _step(self, slot: int, settled: frozenset[int] | None) -> _Step:
         arch = self.arch
         none = (None,) * len(arch.hidden)
         permutation, maps, scale = (list[Tensor | None](none) for _ in range(3))
-        own = {slot, *self.inner[slot]}
-        pieces = self._relevant(slot, settled, own)
+        pieces = self.wiring.relevant(slot, settled)
 
         def step(gain: Tensor, size: Tensor) -> _Step:
             return _Step(GroupElement(arch, tuple(permutation), tuple(scale), none, tuple(maps)), gain, size)
@@ -354,13 +311,13 @@ class _Work:
             score = self._similarity(pieces, slot)
             maps[slot], best = best_map(group, score)
             return step(best - _trace(score), _size(score))
-        inner_slots = self.inner[slot]
+        inner_slots = self.wiring.inner[slot]
         # Of several spaces within one, those that always come together are settled afterwards, one by one.
-        within = {s: self._clear(pieces, s, inner_slots) for s in inner_slots}
+        within = {s: self.wiring.clear(pieces, s, inner_slots) for s in inner_slots}
         crosses = {s: self._nested(found, arch.hidden[slot].size, s) for s, found in within.items() if found}
         alone = [p for p in pieces if not any(s in p.slots for s in inner_slots)]
         now = self._similarity(alone, slot)
-        score, signs = self._signs_for_each(alone, slot) if slot in self.states else (now, {})
+        score, signs = self._signs_for_each(alone, slot) if slot in self.wiring.states else (now, {})
         now, size = _trace(now), _size(score)
         columns: dict[int, Tensor] = {}
         for s, cross in crosses.items():
@@ -393,51 +350,34 @@ class _Work:
                     total += self._products(piece.number, m)
         return total
 
-    def _together(self, slot: int, dtype: torch.dtype) -> list[dict[int, Tensor]]:
-        """The signs of a space in groups that meet in one factor of a tensor, and the states of each group.
-
-        Groups of more than ``_JOINT`` signs keep them.
-        """
-        groups = [{s} for s in self.signed[slot]]
-        for piece in self.around[slot]:
-            for move in piece.plan.moves:
-                if move.slot == slot and len(odd := set(self._odd(move))) > 1:
-                    met = [g for g in groups if g & odd]
-                    groups = [g for g in groups if not g & odd] + [set().union(*met)]
-        found = []
-        for group in groups:
-            states = torch.arange(2 ** len(group) if len(group) <= _JOINT else 1)
-            found.append({s: 1 - 2 * (states >> i & 1).to(dtype) for i, s in enumerate(sorted(group))})
-        return found
-
     def _signs_for_each(self, pieces: Sequence[Piece], slot: int) -> tuple[Tensor, dict[int, Tensor]]:
         """Inner products with the signs of b that make each the largest, and these signs, ``(B, size, size)``."""
         by_signs: dict[tuple[int, ...], Tensor] = {}
         for piece in pieces:
             for m, move in enumerate(piece.plan.moves):
                 if move.slot == slot:
-                    odd, products = self._odd(move), self._products(piece.number, m)
+                    odd, products = self.wiring.odd(move), self._products(piece.number, m)
                     by_signs[odd] = by_signs[odd] + products if odd in by_signs else products
         size = self.arch.hidden[slot].size
         score = self.a[0].new_zeros(len(self.a[0]), size, size)
         if () in by_signs:
             score = score + by_signs[()]
         chosen: dict[int, Tensor] = {}
-        for states in self.states[slot]:
+        for states in self.wiring.states[slot]:
             count = len(next(iter(states.values())))
             total = self.a[0].new_zeros(count, *score.shape)
             for odd, products in by_signs.items():
                 if odd and odd[0] in states:
-                    factor = torch.stack([states[s] for s in odd]).prod(0)
+                    factor = torch.stack([states[s] for s in odd]).prod(0).to(total.dtype)
                     total += factor.view(-1, 1, 1, 1) * products
             best, state = total.max(0)
             score = score + best
-            chosen |= {s: sign[state] for s, sign in states.items()}
+            chosen |= {s: sign.to(score.dtype)[state] for s, sign in states.items()}
         return score, chosen
 
     def _products(self, i: int, m: int) -> Tensor:
         """What one piece says of the space of one of its moves; computed where another of its spaces has moved."""
-        piece = self.pieces[i]
+        piece = self.wiring.pieces[i]
         move = piece.plan.moves[m]
         score, when = self.known.get((i, m), (None, -1))
         if score is None or when < max([self.moved[s] for s in piece.slots if s != move.slot], default=0):
@@ -445,7 +385,7 @@ class _Work:
             if x is None:
                 x = self.rows[i, m] = _rows(piece.of(self.a), move)
             score = x @ _rows(piece.of(self.b.tensors()), move).mT
-            if (i, move.slot) in self.alone:
+            if (i, move.slot) in self.wiring.alone:
                 self.known[i, m] = (score, self.clock)
         return score
 
