@@ -50,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "permutation x sign": {"symmetry": "sign", "starts": ("identity",)},
     "full group": {},
     "full group, two starts": {"starts": ("identity", "forward")},
+    "full group, annealed": {"starts": ("identity", "forward", "anneal")},
     "full group, 100 kicks": {"starts": ("identity", "forward", "anneal"), "kicks": 100},
     "permutation, by function": {"symmetry": "permutation", "method": "function"},
     "full group, by function": {"method": "function"},

@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
 from benchmarks.data.quality import INR_DEVIATIONS
+from benchmarks.data.settings import SHAPES
 from benchmarks.models.settings import MODEL_LABELS
 from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
@@ -50,6 +51,7 @@ ALIGNMENTS = {
     "permuted_mixup": "random permutation",
     "aligned_mixup": "permutation (Git Re-Basin)",
     "full_aligned_mixup": "full group",
+    "thorough_aligned_mixup": "full group, annealed",
 }
 
 
@@ -59,10 +61,12 @@ def tables_of(results: Path) -> dict[str, str]:
     curve = [table for table in tables if table.images is not None]
     redrawn = [table for table in tables if of(table, "redraw")]
     whole_sets = [table for table in tables if table not in curve and table not in redrawn]
-    of_dws = [table for table in whole_sets if table.model == "dws"]
+    shapes = [table for table in whole_sets if table.dataset in SHAPES]
+    transformer = [table for table in whole_sets if table.model == "relation-transformer" and table not in shapes]
+    of_dws = [table for table in whole_sets if table.model == "dws" and table not in shapes]
     mixed = [table for table in of_dws if table.views == 1]
     main, views = [table.plain for table in mixed], [table for table in of_dws if table.views > 1]
-    rest = [table for table in whole_sets if table not in of_dws]
+    rest = [table for table in whole_sets if table not in (*of_dws, *transformer, *shapes)]
     return {
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
@@ -71,8 +75,10 @@ def tables_of(results: Path) -> dict[str, str]:
         "redrawn": whole(redrawn),
         "leak": leak(mixed),
         "views": whole(views),
-        "curve": learning_curve([*curve, *main]),
-        "answer": answer([*main, *(table for table in rest if table.views == 1)]),
+        "transformer": whole(transformer),
+        "shapes": whole(shapes),
+        "curve": learning_curve([*(table for table in curve if table.model == "dws"), *main]),
+        "answer": answer([*main, *(table for table in (*transformer, *rest) if table.views == 1)]),
         "readers": whole(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
         "recipes": recipes(main, report.recorded(results / "small")),
@@ -245,6 +251,9 @@ def midpoints(tables: list[Column], fitted: Path) -> str:
         gap = compared.difference
         lines.append(f"| {name} | {shown[name]:.2f} | {summary} | {gap.mean:+.2f} ± {gap.half:.2f} |")
         pairs.append((shown[name], summary.interval.mean))
+    if len(pairs) > 2:
+        order = spearmanr(*zip(*pairs, strict=True))
+        lines += ["", f"Spearman's rank correlation of midpoints and accuracies: {order.statistic:.2f}."]
     return "\n".join(lines) + "\n"
 
 

@@ -65,7 +65,7 @@ def _moved(b: WeightSpaceElement, found: list[dict[int, Tensor]]) -> WeightSpace
 
 
 def _products_once(a: WeightSpaceElement, b: WeightSpaceElement) -> Callable[[], Any]:
-    """Makes the products of every tensor for all spaces that it follows, as each sweep of the loop does, and no more."""
+    """Makes the products of kernels for all spaces that they follow, as each sweep of the loop does, and no more."""
     rows = [
         tuple(x[0].movedim(axis, 0).flatten(1).contiguous() for x in (s, t))
         for s, t, numbers in zip(a.tensors(), b.tensors(), axes_of(a.architecture), strict=True)
