@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 from benchmarks.drawing import forest, sizes
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
+from benchmarks.models.settings import MODEL_LABELS
 from benchmarks.running.commands import command, writable
 from benchmarks.table.report import Column as Table
 from benchmarks.table.report import Summary, recorded
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = commands.add_parser("curves", help="training and validation curves of the cells of table1.py")
     lines.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs, or of the cells' JSON files")
     lines.add_argument("--rows", nargs="+", default=["none"], help="rows of the table; the paper shows none")
+    lines.add_argument("--models", nargs="+", default=None, choices=list(MODEL_LABELS), help="all by default")
     lines.add_argument("--views", type=int, nargs="+", default=[1, 10])
     lines.add_argument(
         "--where", nargs="*", default=[], metavar="KEY=VALUE", help="take these cells only, as train.epochs=12"
@@ -100,7 +102,7 @@ def _reconstructions(args: argparse.Namespace) -> list[Path]:
 
 def _curves(args: argparse.Namespace) -> list[Path]:
     _require_matplotlib()
-    cells = read_cells(args.runs, rows=args.rows, views=args.views, where=args.where)
+    cells = read_cells(args.runs, rows=args.rows, views=args.views, where=args.where, models=args.models)
     groups = group_cells(cells)
     for views in args.views:
         if not any(group.views == views for group in groups):
@@ -333,6 +335,7 @@ def _foot(figure: Figure, samples: Samples, width: float, height: float) -> None
 
 # -- Figure 1 ----------------------------------------------------------------------------------------
 
+_FAR = 100.0  # times the least loss: from there on a linear axis shows nothing of the others
 QUANTITIES = {"loss": "cross-entropy", "accuracy": "accuracy (%)"}
 
 
@@ -349,9 +352,12 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
     views = sorted({group.views for group in groups})
     names = list(dict.fromkeys(group.name for group in groups))
     if len(names) > len(COLOURS):
-        raise ValueError(f"{len(names)} models and rows in one figure, more than {len(COLOURS)}: choose some --rows")
+        many = f"{len(names)} models and rows in one figure, more than {len(COLOURS)}"
+        raise ValueError(f"{many}: choose some --rows or --models")
     splits = [s for s in DASHES if any(s == curve.split for group in groups for curve in group.curves)]
-    keys = [Line2D([], [], color=COLOURS[i], label=name) for i, name in enumerate(names)]
+    rows = list(dict.fromkeys(group.name.split(": ", 1)[1] for group in groups))
+    shown = [name.split(": ", 1)[0] if len(rows) == 1 else name for name in names]
+    keys = [Line2D([], [], color=COLOURS[i], label=name) for i, name in enumerate(shown)]
     keys += [Line2D([], [], color="0.3", linestyle=DASHES[split], label=split) for split in splits]
     width = max(5.5, 0.75 + 3.4 * len(views))
     text = caption(groups, round(17 * width))
@@ -378,7 +384,8 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
                 "wspace": 0.08,
             },
         )
-        figure.suptitle(f"INRs of {groups[0].dataset}", y=1 - 0.06 / height, va="top", fontsize=9)
+        what = f", {rows[0][0].lower()}{rows[0][1:]}" if len(rows) == 1 and len(names) > 1 else ""
+        figure.suptitle(f"INRs of {groups[0].dataset}{what}", y=1 - 0.06 / height, va="top", fontsize=9)
         for row, quantity in enumerate(quantities):
             for column, count in enumerate(views):
                 axes = grid[row, column]
@@ -397,6 +404,9 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
                     axes.set_xlabel("update steps")
                     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             grid[row, 0].set_ylabel(QUANTITIES[quantity])
+            means = [value for group in groups for c in group.curves if c.quantity == quantity for value in c.mean]
+            if quantity == "loss" and max(means) > _FAR * min(means) > 0:
+                grid[row, 0].set_yscale("log")
         figure.legend(
             handles=keys,
             loc="lower center",

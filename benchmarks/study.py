@@ -252,7 +252,7 @@ def midpoints(tables: list[Column], fitted: Path) -> str:
         lines.append(f"| {name} | {shown[name]:.2f} | {summary} | {gap.mean:+.2f} ± {gap.half:.2f} |")
         pairs.append((shown[name], summary.interval.mean))
     if len(pairs) > 2:
-        order = spearmanr(*zip(*pairs, strict=True))
+        order = spearmanr([midpoint for midpoint, _ in pairs], [accuracy for _, accuracy in pairs])
         lines += ["", f"Spearman's rank correlation of midpoints and accuracies: {order.statistic:.2f}."]
     return "\n".join(lines) + "\n"
 

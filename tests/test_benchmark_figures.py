@@ -280,8 +280,33 @@ def test_cells_of_different_settings_are_not_averaged(runs):
     with pytest.raises(SystemExit, match=r"differ in train\.epochs; choose with --where train\.epochs=3"):
         figures.main(["curves", "--runs", str(runs)])
     assert len(read_cells(runs, where=["train.epochs=300"])) == 1
+    assert len(read_cells(runs, models=["dws"])) == len(read_cells(runs))
+    with pytest.raises(FileNotFoundError, match="mlp"):
+        read_cells(runs, models=["mlp"])
     with pytest.raises(ValueError, match="expected KEY=VALUE"):
         read_cells(runs, where=["train.epoch=300"])
+
+
+def test_settings_that_came_later_are_off_in_older_cells(runs):
+    with pytest.raises(ValueError, match="expected KEY=VALUE"):
+        read_cells(runs, where=["redraw=False"])
+    newer = cell(7)
+    newer["settings"]["redraw"] = True
+    (runs / "cells" / "newer.json").write_text(json.dumps(newer))
+    older, newest = (read_cells(runs, views=[1], where=[f"redraw={value}"]) for value in (False, True))
+    assert [c["settings"]["seed"] for c in older] == [0, 1]
+    assert [c["settings"]["seed"] for c in newest] == [7]
+
+
+def test_losses_far_apart_are_drawn_on_a_logarithmic_axis_and_one_row_is_named_once():
+    near = [cell(0), cell(0, views=10)]
+    far = [*near, cell(0, held=(2.5, 1e6, 2.2))]
+    far[-1]["settings"]["model"] = "mlp"
+    for cells, scale, title in ((near, "linear", ""), (far, "log", ", no augmentation")):
+        figure = figures.draw_curves(group_cells(cells))
+        assert axes_of(figure)["loss/1"].get_yscale() == scale
+        assert figure.get_suptitle() == f"INRs of digits{title}"
+    assert [t.get_text() for t in figure.legends[0].get_texts()][:2] == ["DWS", "MLP on raw weights"]
 
 
 def test_missing_and_damaged_cells(runs, tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.models.settings import MODEL_LABELS
 from benchmarks.running.files import read_json
 from benchmarks.table.rows import ROWS
 
@@ -61,11 +62,16 @@ class Group:
     def name(self) -> str:
         """Model and row, as the legend says them."""
         label = ROWS[self.row].label if self.row in ROWS else self.row
-        return f"{self.model.upper()}: {label}"
+        return f"{self.model if self.model not in MODEL_LABELS else MODEL_LABELS[self.model]}: {label}"
 
 
 def read_cells(
-    folder: Path, *, rows: Sequence[str] = ("none",), views: Sequence[int] = (1, 10), where: Sequence[str] = ()
+    folder: Path,
+    *,
+    rows: Sequence[str] = ("none",),
+    views: Sequence[int] = (1, 10),
+    where: Sequence[str] = (),
+    models: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Reads the result files of cells.
 
@@ -74,6 +80,7 @@ def read_cells(
         rows: Rows of the table to take.
         views: Numbers of views to take.
         where: More conditions, as "train.epochs=12".
+        models: Models to take; None for all.
 
     Raises:
         FileNotFoundError: If no cell is left.
@@ -84,6 +91,7 @@ def read_cells(
     if not paths:
         raise FileNotFoundError(f"{folder}: no result files; make them with: python benchmarks/table1.py")
     cells = []
+    unknown = set(where)
     for path in paths:
         cell = read_json(path, "settings", "curves", "status")
         settings = cell["settings"]
@@ -91,10 +99,15 @@ def read_cells(
             given = settings["row"], settings["views"], settings["dataset"], settings["model"], settings["seed"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged result ({error!r}); delete it, and make it again") from error
-        if given[0] in rows and given[1] in views and all(_holds(settings, condition) for condition in where):
+        unknown -= {condition for condition in unknown if _said(settings, condition)[0]}
+        wanted = given[0] in rows and given[1] in views and (models is None or given[3] in models)
+        if wanted and all(_holds(settings, condition) for condition in where):
             cells.append(cell)
+    for condition in sorted(unknown):
+        raise ValueError(f"--where {condition}: expected KEY=VALUE with a key of the cells' settings")
     if not cells:
         chosen = f"rows {', '.join(rows)} and {' or '.join(map(str, views))} views" + "".join(f", {w}" for w in where)
+        chosen += f", {' or '.join(models)}" if models else ""
         raise FileNotFoundError(
             f"{folder}: none of {len(paths)} result files has {chosen}; make them with: python benchmarks/table1.py "
             f"--rows {' '.join(rows)} --views {' '.join(map(str, views))}"
@@ -102,14 +115,22 @@ def read_cells(
     return cells
 
 
-def _holds(settings: dict[str, Any], condition: str) -> bool:
-    key, equals, wanted = condition.partition("=")
+def _said(settings: dict[str, Any], condition: str) -> tuple[bool, Any]:
+    """Whether a cell says something of the setting that a condition names, and what."""
+    key, equals, _ = condition.partition("=")
     value: Any = settings
     for part in key.split("."):
         if not equals or not isinstance(value, dict) or part not in value:
-            raise ValueError(f"--where {condition}: expected KEY=VALUE with a key of the cells' settings")
+            return False, None
         value = value[part]
-    return str(value) == wanted
+    return True, value
+
+
+def _holds(settings: dict[str, Any], condition: str) -> bool:
+    """Whether a cell meets a condition. Settings that came after it are off in it: None or False."""
+    said, value = _said(settings, condition)
+    wanted = condition.partition("=")[2]
+    return str(value) == wanted if said else wanted in ("None", "False")
 
 
 def group_cells(cells: Sequence[dict[str, Any]]) -> list[Group]:
