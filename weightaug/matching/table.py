@@ -78,10 +78,11 @@ def match_table(
             return _placed(best, wiring_of(a.architecture, maps, signs), places, found_signs.to(b.dtype))
     reached: Tensor | None = None
     for name in starts:
-        group, moved = _descend(_Work(a, b, maps, signs), max_sweeps, walk=name == "forward")
-        aligned = (act(b, group) if moved is None else moved).tensors()
-        if coincide(a.tensors(), aligned):
+        work = _Work(a, b, maps, signs)
+        group, moved = _descend(work, max_sweeps, walk=name == "forward")
+        if work.coincides:
             return group  # nothing is closer
+        aligned = (act(b, group) if moved is None else moved).tensors()
         if reached is None:
             reached = inner_products(a.tensors(), b.tensors())
             reached = reached if keep_identity else torch.full_like(reached, -torch.inf)
@@ -188,6 +189,7 @@ class _Work:
         self.wiring = wiring_of(arch, maps, signs)
         self.a = a.tensors()
         self.b = b
+        self.coincides = False  # whether all pairs do, bit for bit
         self.group = neutral(arch, len(a), maps, signs, b.dtype)
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
@@ -208,7 +210,8 @@ class _Work:
 
     def may_gain(self) -> Tensor:
         """The pairs that do not coincide, ``(B,)``: the inner product can gain half their squared distance at most."""
-        if coincide(self.a, self.b.tensors()):
+        self.coincides = coincide(self.a, self.b.tensors())
+        if self.coincides:
             return torch.zeros(len(self.a[0]), dtype=torch.bool)
         apart = squared_distances(self.a, self.b.tensors())
         return apart > 2 * _GAIN[self.b.dtype] * inner_products(self.a, self.a)
