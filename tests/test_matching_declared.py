@@ -184,6 +184,23 @@ def test_what_is_kept_of_a_pair_is_what_computing_it_anew_gives(name: str, pairs
     assert gap(act(b, work.group), work.b) < 1e-9
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_by_the_names_of_their_tensors(value: float):
+    networks, _ = trained_apart("no_norm")
+    name = [spec.name for spec in networks.architecture.tensors][-1]  # an output's: no score sees it
+    broken = networks.map(torch.clone)
+    broken.tensors()[-1][2].view(-1)[0] = value
+    for role, call in (
+        ("b", lambda: match(networks, broken)),
+        ("a", lambda: match(broken, networks)),
+        ("b", lambda: align_to(broken, networks[0])),
+        ("b", lambda: distance(networks, broken)),
+        ("x", lambda: match_many(broken)),
+    ):
+        with pytest.raises(ValueError, match=rf"^{role}, {name}: expected finite values, got 1 .* network \(2,\)"):
+            call()
+
+
 def test_one_network_a_set_of_one_and_empty_batches():
     networks, _ = trained_apart("batch_norm")
     alone, centre = match_many(networks[:1])

@@ -269,6 +269,8 @@ def match_declared(
 ) -> GroupElement:
     """What :func:`match` does for networks that are declared tensor by tensor."""
     names = check_declared(a.architecture, symmetry, starts)
+    check_finite(a, "a")
+    check_finite(b, "b")
     dims = len(a.batch_shape)
     precision = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
 
