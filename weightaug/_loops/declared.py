@@ -46,6 +46,14 @@ def add_four(total: Floats, memory: Floats) -> None:
             total[i, j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
 
 
+@compiled(f"Tuple((int64, float64))(int64[::1], int64, {_MOVES})")
+def moved(link: Integers, q: int, place: Integers, sign: Floats) -> tuple[int, float]:
+    """Which position of b stands at a position of the other space of a link, and its sign as the piece takes it."""
+    if link[OTHER] < 0:
+        return q, 1.0
+    return place[link[OTHER] + q], sign[link[OTHER] + q] if link[OTHER_ODD] else 1.0
+
+
 @compiled(
     *_both(
         f"void(float64[:,::1], number[::1], number[::1], int64[::1], int64[::1], {_MOVES}, {_MOVES}, float64[:,:,::1])"
@@ -69,11 +77,7 @@ def renew(
     """
     n, step, filled = len(products), link[STEP], 0
     for q in range(link[COUNT]):
-        there, factor = q, 1.0
-        if link[OTHER] >= 0:
-            there = place[link[OTHER] + q]
-            if link[OTHER_ODD]:
-                factor = sign[link[OTHER] + q]
+        there, factor = moved(link, q, place, sign)
         before, factor_before = seen[q], seen_sign[q]
         if before == there and factor_before == factor:
             continue
@@ -117,11 +121,7 @@ def value_of(
         for i in range(spaces[link[SPACE], 0]):
             part = 0.0
             for q in range(link[COUNT]):
-                there, factor = q, 1.0
-                if link[OTHER] >= 0:
-                    there = place[link[OTHER] + q]
-                    if link[OTHER_ODD]:
-                        factor = sign[link[OTHER] + q]
+                there, factor = moved(link, q, place, sign)
                 x = link[FIRST] + i * link[STEP] + q * link[JUMP]
                 y = link[FIRST] + place[own + i] * link[STEP] + there * link[JUMP]
                 for r in range(link[FROM], link[TO]):
@@ -273,7 +273,7 @@ def match_tables(
     for l in range(len(links)):
         kept, moves_kept = kept + spaces[links[l, SPACE], 0] ** 2, moves_kept + links[l, COUNT]
     products, seen, seen_sign = np.empty(kept), np.empty(moves_kept, np.int64), np.empty(moves_kept)
-    moved, visited = np.empty(count, np.int64), np.empty(count, np.int64)
+    last_move, visited = np.empty(count, np.int64), np.empty(count, np.int64)
     for p in range(len(a)):
         x, y = a[p], b[p]
         for s in range(count):
@@ -310,7 +310,7 @@ def match_tables(
             # The inner product can gain half the squared distance at most.
             sweeps = max_sweeps if length + other_length - 2 * value > 2 * tolerance * length else 0
             clock = 0
-            moved[:] = 0
+            last_move[:] = 0
             visited[:] = -1
             for _ in range(sweeps):
                 gained = False
@@ -318,7 +318,7 @@ def match_tables(
                     last = 0
                     for other in range(count):
                         if near[s, other]:
-                            last = max(last, moved[other])
+                            last = max(last, last_move[other])
                     if visited[s] >= last:
                         continue
                     n = spaces[s, 0]
@@ -331,7 +331,7 @@ def match_tables(
                     clock += 1
                     if moves:
                         gained = True
-                        moved[s] = clock
+                        last_move[s] = clock
                     visited[s] = clock - 1 if spaces[s, 3] else clock
                 if not gained:
                     break
