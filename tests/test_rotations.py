@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.families import FAMILIES
+from tests.families import FAMILIES, exercised
 from tests.test_tracing_kinds import INSIDE, Attention, error, made, run
 from weightaug import (
     Activation,
@@ -407,6 +407,40 @@ def test_gains_that_are_more_than_a_gain_are_refused_and_others_absorbed():
             for parameter in module.parameters():
                 parameter.add_(0.1)
             torch.testing.assert_close(absorb_gains(module, x)(x), module(x))
+
+
+class NormalisedQueries(nn.Module):
+    """A stream whose block normalises what it reads, as queries are in Qwen3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.query = nn.Linear(3, 6), nn.RMSNorm(6), nn.Linear(6, 8)
+        self.q_norm, self.back, self.last, self.out = nn.RMSNorm(8), nn.Linear(8, 6), nn.RMSNorm(6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        h = h + self.back(torch.tanh(self.q_norm(self.query(self.norm(h)))))
+        return self.out(self.last(h))
+
+
+def test_gains_that_no_linear_layer_reads_are_left_by_name():
+    module, x = exercised(NormalisedQueries()), torch.randn(4, 3, dtype=torch.float64, generator=seeded(2))
+    with pytest.raises(ValueError, match=r"operator 'tanh'.*leave=\['q_norm.weight'\] leaves it where it is"):
+        absorb_gains(module, x)
+    free = absorb_gains(module, x, leave=["q_*.weight"])
+    assert {name for name, p in free.named_parameters() if p.dim() == 1 and "norm" in name} == {"q_norm.weight"}
+    torch.testing.assert_close(free(x), module(x))
+    element = from_modules(free, example_input=x)
+    turned = StreamRotation()(element, generator=seeded(3))
+    torch.testing.assert_close(turned(x), element(x))
+    assert float((turned.flatten() - element.flatten()).abs().max()) > 0.1
+    with pytest.raises(ValueError, match=r"no gain of a norm is called 'k_norm.*'; there are: .*q_norm.weight"):
+        absorb_gains(module, x, leave=["k_norm.*"])
+    with pytest.raises(ValueError, match="leaves all gains where they are"):
+        absorb_gains(module, x, leave=["*"])
+    for wrong in ("q_norm.weight", [3]):
+        with pytest.raises(TypeError, match="expected a sequence of names"):
+            absorb_gains(module, x, leave=wrong)  # type: ignore[arg-type]
 
 
 def test_norms_that_are_written_out_take_part():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ __all__ = ["absorb_gains"]
 _THROUGH = {"to", "_to_copy", "alias", "contiguous", "clone", "dropout", "type_as", "detach"}
 
 
-def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
+def absorb_gains(module: nn.Module, example_input: Any, *, leave: Sequence[str] = ()) -> nn.Module:
     """A copy of a module that computes the same without gains of RMSNorms: what reads them takes them in.
 
     Between norms with gains, a stream's neurons can be reordered and change their signs; without, it can be turned
@@ -29,26 +30,36 @@ def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
     Args:
         module: A module with RMSNorms, ``nn.RMSNorm`` or written out; it stays as it is.
         example_input: What it takes, as for :meth:`Architecture.from_module`.
+        leave: Names of gains that stay, or patterns of names, such as ``("*.q_norm.weight", "*.k_norm.weight")``:
+            norms of queries and keys stand apart from the stream.
 
     Returns:
         The copy, in eval mode.
 
     Raises:
-        TypeError: If module is no module.
-        ValueError: If there is no such gain, or something else than linear layers with weights of their own reads one.
+        TypeError: If module is no module, or ``leave`` is no sequence of names.
+        ValueError: If there is no such gain, something else than linear layers with weights of their own reads one,
+            or a name in ``leave`` is none of a gain.
 
     Source: Ashkboos et al. (2024), SliceGPT, section 3.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"absorb_gains: expected an nn.Module, got {type(module).__name__}")
+    if isinstance(leave, str) or not all(isinstance(pattern, str) for pattern in leave):
+        raise TypeError(f"absorb_gains: leave: expected a sequence of names, got {leave!r}; write leave=[...]")
     graph, signature = exported(module, example_input)
     named = {spec.arg.name: spec.target for spec in signature.input_specs if spec.target is not None}
     state = module.state_dict(keep_vars=True)
     shared = {id(t): [n for n, other in state.items() if other is t] for t in state.values()}
     found: dict[str, list[str]] = {}
-    for gain, product in _gains(graph):
-        name = str(named.get(gain.name))
-        if name not in state:
+    gains = [(str(named.get(gain.name)), gain, product) for gain, product in _gains(graph)]
+    gains = [(name, gain, product) for name, gain, product in gains if name in state]
+    for pattern in leave:
+        if not any(fnmatchcase(name, pattern) for name, _, _ in gains):
+            names = ", ".join(name for name, _, _ in gains) or "none"
+            raise ValueError(f"absorb_gains: leave: no gain of a norm is called {pattern!r}; there are: {names}")
+    for name, gain, product in gains:
+        if any(fnmatchcase(name, pattern) for pattern in leave):
             continue
         if len(users_of(gain)) > 1:
             raise ValueError(f"absorb_gains: the gain {name} is used elsewhere, too; expected one use, by its norm")
@@ -73,6 +84,10 @@ def absorb_gains(module: nn.Module, example_input: Any) -> nn.Module:
                     f"{weight}, got shape {tuple(state[name].shape)}"
                 )
             found[name].append(weight)
+    if not found and gains:
+        raise ValueError(
+            f"absorb_gains: leave={list(leave)!r} leaves all gains where they are; expected one to take in"
+        )
     if not found:
         raise ValueError(
             f"absorb_gains: {type(module).__name__} has no RMSNorm with a gain; expected nn.RMSNorm, or x * rsqrt("
@@ -122,7 +137,7 @@ def _readers(product: Node, gain: str) -> Iterator[Node]:
         else:
             raise ValueError(
                 f"absorb_gains: what {gain} multiplies is read by the operator {operator(user) or user.op!r}; expected "
-                "linear layers alone, which can take it in"
+                f"linear layers alone, which can take it in; leave=[{gain!r}] leaves it where it is"
             )
 
 
