@@ -62,7 +62,8 @@ class Group:
     def name(self) -> str:
         """Model and row, as the legend says them."""
         label = ROWS[self.row].label if self.row in ROWS else self.row
-        return f"{self.model if self.model not in MODEL_LABELS else MODEL_LABELS[self.model]}: {label}"
+        models = {str(name): text for name, text in MODEL_LABELS.items()}
+        return f"{models.get(self.model, self.model)}: {label}"
 
 
 def read_cells(
