@@ -103,7 +103,7 @@ SHAPES = replace(
     datasets=("modelnet10",),
     rows=(*FEW, BOTH),
     seeds=(0, 1, 2, 3, 4),
-    fitted_views=2,
+    fitted_views=None,
     shapes=ShapeFitSettings(steps=2000, learning_rate=1e-3, points_per_step=512, sampling=Sampling(points=32_768)),
 )
 
