@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 from benchmarks.drawing import forest, sizes
 from benchmarks.drawing.curves import Curve, Group, caption, group_cells, read_cells
 from benchmarks.drawing.samples import DATASETS, Column, Samples, columns, load_samples
-from benchmarks.models.settings import MODEL_LABELS
+from benchmarks.models.settings import MODEL_LABELS, model_label
 from benchmarks.running.commands import command, writable
 from benchmarks.table.report import Column as Table
-from benchmarks.table.report import Summary, recorded
+from benchmarks.table.report import Summary, label_of, recorded
 from benchmarks.table.sizes import by_size
 from weightaug import Preserves
 from weightaug.fitting import CONVENTIONS
@@ -355,8 +355,8 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
         many = f"{len(names)} models and rows in one figure, more than {len(COLOURS)}"
         raise ValueError(f"{many}: choose some --rows or --models")
     splits = [s for s in DASHES if any(s == curve.split for group in groups for curve in group.curves)]
-    rows = list(dict.fromkeys(group.name.split(": ", 1)[1] for group in groups))
-    shown = [name.split(": ", 1)[0] if len(rows) == 1 else name for name in names]
+    rows = list(dict.fromkeys(label_of(group.row) for group in groups))
+    shown = names if len(rows) > 1 else list(dict.fromkeys(model_label(group.model) for group in groups))
     keys = [Line2D([], [], color=COLOURS[i], label=name) for i, name in enumerate(shown)]
     keys += [Line2D([], [], color="0.3", linestyle=DASHES[split], label=split) for split in splits]
     width = max(5.5, 0.75 + 3.4 * len(views))

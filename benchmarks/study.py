@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 
 from benchmarks.data.quality import INR_DEVIATIONS
 from benchmarks.data.settings import SHAPES
-from benchmarks.models.settings import MODEL_LABELS
+from benchmarks.models.settings import model_label
 from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, tables_in
@@ -110,7 +110,7 @@ def answer(tables: list[Column]) -> str:
             fresh = f"{statistics.fmean(summary.fresh.values()):.1f}" if summary.fresh else "–"
             size, work = finished[0].get("parameters", 0), finished[0].get("flops", math.nan) / 1e6
             mean, half = summary.interval.mean, summary.interval.half
-            texts = [MODEL_LABELS.get(table.model, table.model), label_of(row), f"{mean:.1f} ± {half:.1f}", fresh]
+            texts = [model_label(table.model), label_of(row), f"{mean:.1f} ± {half:.1f}", fresh]
             rows.append((mean, f"| {' | '.join([*texts, f'{size:,}', f'{work:.1f}'])} |"))
     if not rows:
         return NOT_YET

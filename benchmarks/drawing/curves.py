@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.models.settings import MODEL_LABELS
+from benchmarks.models.settings import model_label
 from benchmarks.running.files import read_json
+from benchmarks.table.report import label_of
 from benchmarks.table.rows import ROWS
 
 SPLITS = ("train", "validation", "test")
@@ -61,9 +62,7 @@ class Group:
     @property
     def name(self) -> str:
         """Model and row, as the legend says them."""
-        label = ROWS[self.row].label if self.row in ROWS else self.row
-        models = {str(name): text for name, text in MODEL_LABELS.items()}
-        return f"{models.get(self.model, self.model)}: {label}"
+        return f"{model_label(self.model)}: {label_of(self.row)}"
 
 
 def read_cells(

@@ -19,6 +19,13 @@ MODEL_LABELS: dict[ModelName, str] = {
     "mlp-frames": "MLP on weights aligned to 8 training networks, side by side",
     "probe": "MLP on values of the function",
 }
+
+
+def model_label(model: str) -> str:
+    """A model as pages and figures write it; a name that is not known stays."""
+    return next((label for name, label in MODEL_LABELS.items() if name == model), model)
+
+
 # Plain readers, which augmentations are not about.
 READERS: tuple[ModelName, ...] = ("mlp", "mlp-member", "mlp-frame", "mlp-frames", "probe")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.data.settings import SHAPES, DatasetName
-from benchmarks.models.settings import MODEL_LABELS, ModelName
+from benchmarks.models.settings import MODEL_LABELS, ModelName, model_label
 from benchmarks.running.files import read_json, write_text
 from benchmarks.table import published
 from benchmarks.table.cell import Cell
@@ -142,7 +142,7 @@ class Column(NamedTuple):
     @property
     def title(self) -> str:
         """What the table is of."""
-        text = f"{self.dataset}, {MODEL_LABELS.get(self.model, self.model)}, {self.views} view{'s' * (self.views > 1)}"
+        text = f"{self.dataset}, {model_label(self.model)}, {self.views} view{'s' * (self.views > 1)}"
         settings = self.records[0]["settings"] if self.records else {}
         if settings.get("redraw"):
             text += ", samples and fits of every seed's own"

@@ -218,7 +218,7 @@ class _Work:
 
     def walk(self) -> None:
         """Settles the spaces one after the other, best known first."""
-        for slot, known in self.wiring.walk():
+        for slot, known in self.wiring.stages:
             self._move(slot, self._step(slot, known).group)
 
     def sweep(self) -> Tensor:

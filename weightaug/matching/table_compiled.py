@@ -1,7 +1,7 @@
 """Whole matchings of small declared networks by one compiled call; :mod:`weightaug.matching.table` does it by visits.
 
-Pairs of small CNNs take half the time (``python benchmarks/zoo.py speed``): nothing is permuted but places, what one
-pair needs stays in the first cache, and every pair ends when it has come to rest.
+Pairs of the zoo's small CNNs take half the time of visits (:func:`tables_of` giving None): nothing is permuted but
+places, what one pair needs stays in the first cache, and every pair ends when it has come to rest.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ def _tables_of(arch: Architecture, maps: bool, signs: bool) -> LoopTables | None
     links: list[list[int]] = []
     rest: list[int] = []
     pieces: list[int] = []
-    kept = 0, 0
     for piece in wiring.pieces:
         at = _places(arch, piece)
         for move in piece.plan.moves:
@@ -71,23 +70,23 @@ def _tables_of(arch: Architecture, maps: bool, signs: bool) -> LoopTables | None
             if len(others) > 1:
                 return None
             pieces.append(piece.number)
-            links.append(_link(at, move, others, wiring, number, first, rest, kept))
-            kept = kept[0] + arch.hidden[move.slot].size ** 2, kept[1] + links[-1][4]
+            links.append(_link(at, move, others, wiring, number, first, rest))
     places = zip(wiring.slots, sizes, first[:-1], strict=True)
     spaces = [[n, start, s in wiring.signed, not wiring.simple[s]] for s, n, start in places]
-    stages = wiring.walk()
     marks = {s: np.array([link[0] == i for link in links], np.bool_) for s, i in number.items()}
-    relevant = [{piece.number for piece in wiring.relevant(slot, known)} for slot, known in stages]
+    relevant = [{piece.number for piece in wiring.relevant(slot, known)} for slot, known in wiring.stages]
     near = np.zeros((len(sizes), len(sizes)), np.bool_)
     for s, i in number.items():
         near[i, [number[other] for piece in wiring.around[s] for other in piece.slots]] = True
     return LoopTables(
         np.array(spaces, np.int64),
-        np.array(links, np.int64),
+        _with_kept(np.array(links, np.int64), sizes),
         np.array(rest, np.int64),
         np.array([piece not in pieces[:l] for l, piece in enumerate(pieces)], np.bool_),
-        np.array([number[slot] for slot, _ in stages], np.int64),
-        np.stack([marks[stage.slot] & np.isin(pieces, list(r)) for stage, r in zip(stages, relevant, strict=True)]),
+        np.array([number[slot] for slot, _ in wiring.stages], np.int64),
+        np.stack(
+            [marks[stage.slot] & np.isin(pieces, list(r)) for stage, r in zip(wiring.stages, relevant, strict=True)]
+        ),
         np.stack([marks[s] for s in wiring.slots]),
         near,
     )
@@ -109,9 +108,8 @@ def _link(
     number: dict[int, int],
     first: NDArray[np.int64],
     rest: list[int],
-    kept: tuple[int, int],
 ) -> list[int]:
-    """A row of the table of links; the places of further numbers are added to ``rest``."""
+    """A row of the table of links, but for what is kept; the places of further numbers are added to ``rest``."""
     other = others[0] if others else None
     axes = [move.axis] if other is None else [move.axis, other.axis]
     at = np.moveaxis(places, axes, range(len(axes)))
@@ -123,7 +121,13 @@ def _link(
     rest += (at[0, 0] - here).tolist()
     place = -1 if other is None else int(first[number[other.slot]])
     odd = [bool(m is not None and wiring.odd(m)) for m in (move, other)]
-    return [number[move.slot], here, steps[0], place, at.shape[1], steps[1], start, len(rest), *odd, *kept]
+    return [number[move.slot], here, steps[0], place, at.shape[1], steps[1], start, len(rest), *odd]
+
+
+def _with_kept(links: NDArray[np.int64], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The table of links with where each keeps its products, and the moves that they are made for."""
+    kept = np.stack([np.array(sizes)[links[:, 0]] ** 2, links[:, 4]], 1)
+    return np.concatenate([links, kept.cumsum(0) - kept], 1)
 
 
 def match_in_loops(

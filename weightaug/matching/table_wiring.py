@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -78,8 +78,9 @@ class TableWiring:
         self.simple = {s: all((piece.number, s) in self.alone for piece in self.around[s]) for s in slots}
         self.states = {s: self._together(s) for s in self.signed}
 
-    def walk(self) -> list[Stage]:
-        """The spaces one after the other, best known first."""
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """Of a walk: the spaces one after the other, best known first."""
         stages, open_slots = [], list(self.slots)
         settled: set[int] = set()
         while open_slots:
