@@ -234,8 +234,11 @@ def test_what_is_not_known_there_is_refused_with_what_to_do():
         match(networks[:2], networks[2:], symmetry=("permutation", "phase"))
     with pytest.raises(ValueError, match="kicks=3"):
         match(networks[:2], networks[2:], kicks=3)
-    with pytest.raises(ValueError, match="max_sweeps"):
-        match(networks[:2], networks[2:], max_sweeps=0)
+    for function in (match, distance):
+        with pytest.raises(ValueError, match="max_sweeps: expected at least 0, got -1"):
+            function(networks[:2], networks[2:], max_sweeps=-1)
+    with pytest.raises(ValueError, match="max_sweeps: expected at least 1, got 0"):
+        match_many(networks, max_sweeps=0)
     scaled = ReLUScale(1.5)(networks, generator=torch.Generator().manual_seed(0))  # factors are not matched
     assert isinstance(match(networks, scaled), GroupElement)
 
@@ -262,3 +265,67 @@ def test_signs_are_left_alone_where_permutations_alone_are_asked_for():
         found = match(networks, elsewhere, symmetry=symmetry)
         assert (gap(act(elsewhere, found), networks) < 1e-9) == comes_back
         assert all(s is None for s in found.scale) != comes_back
+
+
+@functools.cache
+def wide_convolutions() -> WeightSpaceElement:
+    """One network whose positions are told apart by a part of their numbers."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 64, 5), nn.ReLU(), nn.Conv2d(64, 72, 3), nn.ReLU(), nn.Flatten())
+    module = module.append(nn.Linear(4 * 72, 3)).double()
+    return from_modules([module], example_input=torch.randn(1, 1, 8, 8, dtype=torch.float64))
+
+
+def brief_and_whole(a: WeightSpaceElement, b: WeightSpaceElement) -> tuple[int, GroupElement, GroupElement]:
+    """How many products of a walk are made of some numbers, what it finds, and what it finds by all numbers."""
+    made, real = [], table._some
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "tables_of", lambda *arguments: None)
+        patch.setattr(table, "_some", lambda t, move: made.append((t.numel(), (s := real(t, move)).numel())) or s)
+        brief = match(a, b, symmetry="permutation", max_sweeps=0)
+        patch.setattr(table, "_TELLING", 10**9)
+        return sum(few < all_ for all_, few in made), brief, match(a, b, symmetry="permutation", max_sweeps=0)
+
+
+def test_copies_are_found_by_some_numbers():
+    a = wide_convolutions()
+    b = Permute()(a, generator=torch.Generator().manual_seed(1))
+    count, brief, _ = brief_and_whole(a, b)
+    assert count == 2  # of a's and of b's kernels between both convolutions
+    assert gap(a, act(b, brief)) == 0.0
+
+
+@pytest.mark.parametrize("others", ["all", "read by one"])
+def test_where_some_numbers_are_not_enough_all_are_looked_at(others: str):
+    """What is left out at first differs from copies, or is all that tells two positions apart."""
+    a = wide_convolutions().map(torch.clone)
+    kernels = a.tensors()[2]
+    assert kernels.shape == (1, 72, 64, 3, 3)
+    if others == "all":
+        b = a.map(torch.clone)
+        noise = torch.randn(72, 32, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        b.tensors()[2][:, :, 1::2] += 0.5 * noise
+    else:
+        kernels[:, 3, ::2] = kernels[:, 5, ::2]
+        bias, head = a.tensors()[3], a.tensors()[4].view(1, 3, 72, 4)
+        bias[:, 3], head[:, :, 3] = bias[:, 5], head[:, :, 5]
+        b = a
+    for seed in range(4):
+        moved_b = Permute()(b, generator=torch.Generator().manual_seed(seed))
+        _, brief, whole = brief_and_whole(a, moved_b)
+        for x, y in zip(brief.permutation, whole.permutation, strict=True):
+            assert x is not None
+            assert y is not None
+            assert torch.equal(x, y)
+
+
+def test_without_a_sweep_it_is_the_walk_alone():
+    networks, _ = trained_apart("resnet18")
+    a, b = networks[:2], networks[2:]
+    walk, swept = (act(b, match(a, b, max_sweeps=most)) for most in (0, 100))
+
+    def apart(y: WeightSpaceElement) -> Tensor:
+        return (y.flatten() - a.flatten()).square().sum(-1)
+
+    assert bool((apart(walk) <= apart(b)).all())
+    assert float(apart(swept).sum()) < float(apart(walk).sum())

@@ -114,3 +114,8 @@ def test_every_step_of_a_joint_alignment_keeps_to_the_sweeps_that_are_asked_for(
     match_many(networks(SINE, 3), max_sweeps=7)
     assert len(seen) > 3
     assert set(seen) == {7}
+
+
+def test_a_joint_alignment_needs_a_sweep():
+    with pytest.raises(ValueError, match="max_sweeps: expected at least 1, got 0"):
+        match_many(networks(SINE, 3), max_sweeps=0)

@@ -379,7 +379,9 @@ class Written(nn.Module):
         self.read, self.how = nn.Linear(6, 4), how
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.read(self.gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)))
+        factor = {"one more": lambda: 1.0 + self.gain.to(x.dtype), "twice": lambda: self.gain + self.gain}
+        gain = factor.get(self.how, lambda: self.gain)()
+        h = self.read(gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)))
         return h + self.gain.sum() if self.how == "used" else h
 
 
@@ -402,7 +404,10 @@ def test_gains_that_are_more_than_a_gain_are_refused_and_others_absorbed():
     reader = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
     with pytest.raises(ValueError, match="is no parameter but computed"):
         absorb_gains(nn.Sequential(nn.Linear(6, 6), nn.RMSNorm(6), reader), x)
-    for module in (Written(), nn.Sequential(nn.Linear(6, 6), OwnNorm(6), nn.Linear(6, 4))):
+    with pytest.raises(ValueError, match="has no RMSNorm with a gain"):
+        absorb_gains(Written(how="twice"), x)
+    own = nn.Sequential(nn.Linear(6, 6), OwnNorm(6), nn.Linear(6, 4))
+    for module in (Written(), Written(how="one more"), Written((), how="one more"), own):
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.1)
@@ -441,6 +446,26 @@ def test_gains_that_no_linear_layer_reads_are_left_by_name():
     for wrong in ("q_norm.weight", [3]):
         with pytest.raises(TypeError, match="expected a sequence of names"):
             absorb_gains(module, x, leave=wrong)  # type: ignore[arg-type]
+
+
+def test_gains_that_one_is_added_to_are_absorbed():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GemmaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        vocab_size=20, intermediate_size=24, use_cache=False, bos_token_id=0, eos_token_id=1, pad_token_id=0,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    module = exercised(transformers.GemmaForCausalLM(config)).float()
+    inputs = {"input_ids": torch.arange(10).view(2, 5)}
+    free = absorb_gains(module, inputs)
+    assert not any("norm" in name for name in free.state_dict())
+    element = from_modules(free, example_input=inputs)
+    turned = StreamRotation()(element, generator=seeded(0))
+    assert float((turned.flatten() - element.flatten()).abs().max()) > 0.1
+    with torch.no_grad():
+        expected = module(**inputs).logits
+        for other in (free(**inputs).logits, turned(inputs).logits):
+            assert float((expected - other).abs().max() / expected.abs().max()) < 1e-4
 
 
 def test_norms_that_are_written_out_take_part():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,20 @@ __all__ = ["absorb_gains"]
 _THROUGH = {"to", "_to_copy", "alias", "contiguous", "clone", "dropout", "type_as", "detach"}
 
 
+class _Gain(NamedTuple):
+    """What a norm multiplies with.
+
+    Attributes:
+        parameter: The gain itself.
+        product: The norm's output.
+        added: What is added to the parameter before, which is 1 in Gemma's norms.
+    """
+
+    parameter: Node
+    product: Node
+    added: float
+
+
 def absorb_gains(module: nn.Module, example_input: Any, *, leave: Sequence[str] = ()) -> nn.Module:
     """A copy of a module that computes the same without gains of RMSNorms: what reads them takes them in.
 
@@ -28,7 +42,8 @@ def absorb_gains(module: nn.Module, example_input: Any, *, leave: Sequence[str] 
     are all to be made that way, and new ones have to be trained without gains.
 
     Args:
-        module: A module with RMSNorms, ``nn.RMSNorm`` or written out; it stays as it is.
+        module: A module with RMSNorms, ``nn.RMSNorm`` or written out, that multiply with a gain, or with 1 + gain as
+            Gemma's do; it stays as it is.
         example_input: What it takes, as for :meth:`Architecture.from_module`.
         leave: Names of gains that stay, or patterns of names, such as ``("*.q_norm.weight", "*.k_norm.weight")``:
             norms of queries and keys stand apart from the stream.
@@ -51,22 +66,22 @@ def absorb_gains(module: nn.Module, example_input: Any, *, leave: Sequence[str] 
     named = {spec.arg.name: spec.target for spec in signature.input_specs if spec.target is not None}
     state = module.state_dict(keep_vars=True)
     shared = {id(t): [n for n, other in state.items() if other is t] for t in state.values()}
-    found: dict[str, list[str]] = {}
-    gains = [(str(named.get(gain.name)), gain, product) for gain, product in _gains(graph)]
-    gains = [(name, gain, product) for name, gain, product in gains if name in state]
+    found: dict[str, tuple[list[str], float]] = {}
+    gains = [(str(named.get(gain.parameter.name)), gain) for gain in _gains(graph)]
+    gains = [(name, gain) for name, gain in gains if name in state]
     for pattern in leave:
-        if not any(fnmatchcase(name, pattern) for name, _, _ in gains):
-            names = ", ".join(name for name, _, _ in gains) or "none"
+        if not any(fnmatchcase(name, pattern) for name, _ in gains):
+            names = ", ".join(name for name, _ in gains) or "none"
             raise ValueError(f"absorb_gains: leave: no gain of a norm is called {pattern!r}; there are: {names}")
-    for name, gain, product in gains:
+    for name, gain in gains:
         if any(fnmatchcase(name, pattern) for pattern in leave):
             continue
-        if len(users_of(gain)) > 1:
+        if len(users_of(gain.parameter)) > 1:
             raise ValueError(f"absorb_gains: the gain {name} is used elsewhere, too; expected one use, by its norm")
         if len(shared[id(state[name])]) > 1:
             raise ValueError(f"absorb_gains: several norms have the gain {name}; each needs one of its own")
-        found[name] = []
-        for reader in _readers(product, name):
+        found[name] = ([], gain.added)
+        for reader in _readers(gain.product, name):
             weight = str(named.get(reader.name))
             if len(users_of(reader)) > 1 or (weight in state and len(shared[id(state[weight])]) > 1):
                 raise ValueError(
@@ -83,7 +98,7 @@ def absorb_gains(module: nn.Module, example_input: Any, *, leave: Sequence[str] 
                     f"absorb_gains: {name}: expected one gain for each of the {state[weight].shape[1]} inputs of "
                     f"{weight}, got shape {tuple(state[name].shape)}"
                 )
-            found[name].append(weight)
+            found[name][0].append(weight)
     if not found and gains:
         raise ValueError(
             f"absorb_gains: leave={list(leave)!r} leaves all gains where they are; expected one to take in"
@@ -98,19 +113,20 @@ def absorb_gains(module: nn.Module, example_input: Any, *, leave: Sequence[str] 
     return _without(module, found)
 
 
-def _without(module: nn.Module, found: dict[str, list[str]]) -> nn.Module:
+def _without(module: nn.Module, found: dict[str, tuple[list[str], float]]) -> nn.Module:
+    """A copy without gains: for each its readers, and what is added to it."""
     changed = copy.deepcopy(module).eval()
     tensors = changed.state_dict(keep_vars=True)
     with torch.no_grad():
-        for name, readers in found.items():
+        for name, (readers, added) in found.items():
             for weight in readers:
-                tensors[weight].copy_(tensors[weight].double() * tensors[name].double())
-            _remove(changed, name)
+                tensors[weight].copy_(tensors[weight].double() * (added + tensors[name].double()))
+            _remove(changed, name, 1.0 - added)
     return changed
 
 
-def _gains(graph: torch.fx.Graph) -> Iterator[tuple[Node, Node]]:
-    """Gains of norms, and what they give."""
+def _gains(graph: torch.fx.Graph) -> Iterator[_Gain]:
+    """All gains of norms."""
     for node, pattern in patterns_of(graph).items():
         if len(pattern.inputs) != 1:
             continue
@@ -119,12 +135,31 @@ def _gains(graph: torch.fx.Graph) -> Iterator[tuple[Node, Node]]:
             last = users[0]
         for user in users:
             others = [given for given in user.args if isinstance(given, Node) and given is not last]
-            if operator(user) == "mul" and len(users) == 1 and len(others) == 1 and others[0].op == "placeholder":
-                yield others[0], user
+            if operator(user) == "mul" and len(users) == 1 and len(others) == 1:
+                gain, first = _parameter(others[0])
+                if gain is not None:
+                    yield _Gain(gain, user, first)
     for node in graph.nodes:
         weight = node.args[2] if operator(node) == "rms_norm" and len(node.args) > 2 else None
         if isinstance(weight, Node) and weight.op == "placeholder":
-            yield weight, node
+            yield _Gain(weight, node, 0.0)
+
+
+def _parameter(factor: Node) -> tuple[Node | None, float]:
+    """The parameter that a factor is, and the number that is added to it: some norms multiply with ``1 + gain``."""
+    first = 0.0
+    while factor.op != "placeholder" and len(users_of(factor)) == 1:
+        if operator(factor) == "add" and not first and len(factor.args) == 2 and not factor.kwargs:
+            numbers = [given for given in factor.args if isinstance(given, (int, float))]
+            nodes = [given for given in factor.args if isinstance(given, Node)]
+            if len(numbers) != 1 or len(nodes) != 1:
+                break
+            factor, first = nodes[0], float(numbers[0])
+        elif operator(factor) in _THROUGH and isinstance(factor.args[0], Node):
+            factor = factor.args[0]
+        else:
+            break
+    return (factor, first) if factor.op == "placeholder" else (None, 0.0)
 
 
 def _readers(product: Node, gain: str) -> Iterator[Node]:
@@ -141,8 +176,8 @@ def _readers(product: Node, gain: str) -> Iterator[Node]:
             )
 
 
-def _remove(module: nn.Module, name: str) -> None:
-    """Takes a gain out of a norm."""
+def _remove(module: nn.Module, name: str, neutral: float) -> None:
+    """Takes a gain out of a norm; a constant stands in its place where the norm's own forward reads it."""
     path, _, attribute = name.rpartition(".")
     owner = module.get_submodule(path)
     gain: Tensor = getattr(owner, attribute)
@@ -151,4 +186,6 @@ def _remove(module: nn.Module, name: str) -> None:
         owner.register_parameter(attribute, None)
         owner.elementwise_affine = False
     else:
-        owner.register_buffer(attribute, torch.ones_like(gain), persistent=False)
+        # One number where something is added to it, which then stands against no position.
+        constant = torch.ones_like(gain) if neutral == 1 else gain.new_tensor(neutral).detach()
+        owner.register_buffer(attribute, constant, persistent=False)

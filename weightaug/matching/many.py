@@ -15,7 +15,7 @@ from weightaug.element import WeightSpaceElement
 from weightaug.group import GroupElement, act
 from weightaug.matching.canonical import balance, flat64, unflat
 from weightaug.matching.moves import Moves
-from weightaug.matching.rules import Rule, Symmetry, check_finite, resolve
+from weightaug.matching.rules import Rule, Symmetry, check_count, check_finite, resolve
 from weightaug.matching.surroundings import undisturbed
 from weightaug.matching.table import match_table, neutral
 from weightaug.matching.weight import check_declared, check_starts, match, solve, working_device
@@ -76,7 +76,7 @@ def match_many(
         symmetry: As for :func:`match`.
         starts: As for :func:`match`; every alignment starts from where the network is, too.
         max_rounds: Limit on the rounds.
-        max_sweeps: As for :func:`match`.
+        max_sweeps: As for :func:`match`, at least 1.
 
     Returns:
         The group element g with tensors ``(*batch, k, size)``, the identity for the first network of each
@@ -93,6 +93,7 @@ def match_many(
         )
     check_finite(x, "x")
     check_starts(starts)
+    check_count("max_sweeps", max_sweeps, 1)
     settings: dict[str, Any] = {"starts": starts, "max_sweeps": max_sweeps}
     aligner: _Layers | _Table | None
     if x.architecture.is_declared:

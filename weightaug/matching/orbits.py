@@ -53,7 +53,7 @@ def distance(
     check_pair(a, b, verb="measure the distance of")
     if a.architecture.is_declared:
         starts = ("forward",) if starts is INVARIANT_STARTS else starts
-        check_count("max_sweeps", max_sweeps, 1)
+        check_count("max_sweeps", max_sweeps, 0)
         names = check_declared(a.architecture, symmetry, starts)
         if "scale" in names:  # the distance is the one in canonical scales
             a, b = (act(x, unflat(scales_of(flat64(x), names), x)) for x in (a, b))

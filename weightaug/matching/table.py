@@ -34,6 +34,7 @@ _GAIN = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 _PAIRS = 64  # of small networks: fewer are not worth a thread
 _FEW = 0.6  # of a space: beyond, computing all products anew takes less time than what few positions changed
+_TELLING = 256  # numbers of a position that tell it from others where one of them is the same
 
 
 def match_table(
@@ -53,7 +54,7 @@ def match_table(
         b: The networks to align, likewise.
         maps: Whether linear spaces are turned; else they are permuted.
         signs: Whether neurons of odd and even activations change their signs.
-        max_sweeps: Limit on the sweeps over all spaces.
+        max_sweeps: Limit on the sweeps over all spaces; 0 for what the starts find.
         starts: Where the descent starts, ``"identity"`` or ``"forward"`` (after the walk) or both; the best is kept.
         keep_identity: Whether to return the identity where nothing better is found.
     """
@@ -124,6 +125,8 @@ def _descend(work: _Work, max_sweeps: int, *, walk: bool) -> tuple[GroupElement,
         work.walk()
     count = len(work.a[0])
     group = work.group
+    if not max_sweeps:
+        return group, work.b
     left = torch.arange(count)  # the pairs that may gain
     gained = work.may_gain()
     for _ in range(max_sweeps):
@@ -190,6 +193,7 @@ class _Work:
         self.a = a.tensors()
         self.b = b
         self.coincides = False  # whether all pairs do, bit for bit
+        self.briefly = False  # whether products are made of some numbers of each position, and not kept
         self.group = neutral(arch, len(a), maps, signs, b.dtype)
         # What has changed since when: a space's last move, and the last visit to it, in a common count.
         self.clock = 0
@@ -217,9 +221,24 @@ class _Work:
         return apart > 2 * _GAIN[self.b.dtype] * inner_products(self.a, self.a)
 
     def walk(self) -> None:
-        """Settles the spaces one after the other, best known first."""
+        """Settles the spaces one after the other, best known first.
+
+        As long as all that is settled coincides, as it does in copies, some numbers of each position are enough.
+        """
+        copies = True
         for slot, known in self.wiring.stages:
+            if copies and known is not None:
+                self.briefly = True
+                self._move(slot, self._step(slot, known).group)
+                self.briefly, copies = False, self._coincides(slot, known)
+                if copies:
+                    continue
             self._move(slot, self._step(slot, known).group)
+
+    def _coincides(self, slot: int, settled: frozenset[int]) -> bool:
+        """Whether all pairs do in what follows a space and settled ones."""
+        pieces, a, b = self.wiring.relevant(slot, settled), self.a, self.b.tensors()
+        return coincide([piece.of(a) for piece in pieces], [piece.of(b) for piece in pieces])
 
     def sweep(self) -> Tensor:
         """Visits every space around which something has moved; whether a pair gained, ``(B,)``."""
@@ -382,6 +401,9 @@ class _Work:
         """What one piece says of the space of one of its moves; computed where another of its spaces has moved."""
         piece = self.wiring.pieces[i]
         move = piece.plan.moves[m]
+        if self.briefly:
+            few_a, few_b = (_rows(_some(piece.of(t), move), move) for t in (self.a, self.b.tensors()))
+            return few_a @ few_b.mT
         score, when = self.known.get((i, m), (None, -1))
         if score is None or when < max([self.moved[s] for s in piece.slots if s != move.slot], default=0):
             x = self.rows.get((i, m))
@@ -406,6 +428,14 @@ class _Work:
 
 def _rows(tensor: Tensor, move: Move) -> Tensor:
     return tensor.movedim(1 + move.axis, 1).flatten(2) if tensor.dim() > 2 else tensor.unsqueeze(-1)
+
+
+def _some(tensor: Tensor, move: Move) -> Tensor:
+    """About as many numbers of each position as tell it from the others: a part of the longest other axis."""
+    others = [axis for axis in range(1, tensor.dim()) if axis != 1 + move.axis]
+    longest = max(others, key=lambda axis: tensor.shape[axis], default=0)
+    stride = tensor[0].numel() // tensor.shape[1 + move.axis] // _TELLING
+    return tensor if stride < 2 else tensor[(slice(None),) * longest + (slice(None, None, stride),)]
 
 
 def _inside(tensor: Tensor, move: Move) -> Tensor:
