@@ -12,6 +12,7 @@ import json
 import math
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
-from benchmarks.table.notes import notes
+from benchmarks.table.notes import made_of, meaning
 from benchmarks.table.report import Column, Summary, label_of, text_of_p
 from benchmarks.table.sizes import by_size, name_of
 from benchmarks.table.statistics import Interval, compare, paired_p
@@ -45,6 +46,8 @@ BETWEEN = (
     ("siren_negation", "negation_full_aligned_mixup"),
 )
 
+CONTROL = "permuted_labels"  # at chance, as it should be: nothing to judge
+
 # What alignment.py calls the alignments of the rows that mix.
 ALIGNMENTS = {
     "mixup": "none",
@@ -58,6 +61,11 @@ ALIGNMENTS = {
 def tables_of(results: Path) -> dict[str, str]:
     """All tables of the study, by the names that the page gives them."""
     tables = report.recorded(results / "study") if any((results / "study").glob("cells/*.json")) else []
+    # Which rows have how many seeds was chosen; a column says it.
+    tables = [
+        table._replace(rows={row: replace(summary, missing=0) for row, summary in table.rows.items()})
+        for table in tables
+    ]
     curve = [table for table in tables if table.images is not None]
     redrawn = [table for table in tables if of(table, "redraw")]
     whole_sets = [table for table in tables if table not in curve and table not in redrawn]
@@ -68,6 +76,7 @@ def tables_of(results: Path) -> dict[str, str]:
     main, views = [table.plain for table in mixed], [table for table in of_dws if table.views > 1]
     rest = [table for table in whole_sets if table not in (*of_dws, *transformer, *shapes)]
     return {
+        "reading": "\n\n".join(meaning(fresh=True)) + "\n",
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
         "verdicts": verdicts(main),
@@ -79,7 +88,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "shapes": whole(shapes),
         "curve": learning_curve([*(table for table in curve if table.model == "dws"), *main]),
         "answer": answer([*main, *(table for table in (*transformer, *rest) if table.views == 1)]),
-        "readers": whole(rest),
+        "readers": by_reader(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
         "recipes": recipes(main, report.recorded(results / "small")),
         "fits": fits([results / name / "statistics" for name in ("recipes", "small")]),
@@ -92,11 +101,31 @@ def of(table: Column, key: str) -> Any:
 
 
 def whole(tables: list[Column]) -> str:
-    """Tables with what has to be known of them."""
+    """Tables with what they are made of."""
     if not tables:
         return NOT_YET
-    parts = [f"**{table.title}**\n\n{report.table(table)}" for table in tables]
-    return "\n\n".join([*parts, notes(tables)]) + "\n"
+    parts = [f"**{table.title}**\n\n{report.table(table, _heads(table))}" for table in tables]
+    return "\n\n".join([*parts, *made_of(tables)]) + "\n"
+
+
+def _heads(table: Column) -> list[str]:
+    """The seeds, all figures, and of the paper's those of the same model and as many views."""
+    head, *others = [name for name in report.heads_of(table) if name not in table.published]
+    like = [name for name, their in table.published.items() if their[1:] == (table.model, table.views)]
+    return [head, report.SEEDS, *others, *like]
+
+
+def by_reader(tables: list[Column]) -> str:
+    """Tables of readers as one, with what they are made of."""
+    if not tables:
+        return NOT_YET
+    rows = [
+        {"reader": model_label(table.model), **entries}
+        for table in tables
+        for entries in report.entries(table).values()
+    ]
+    heads = ["reader", report.HEADS[0], report.SEEDS, *report.HEADS[1:], report.FRESH]
+    return "\n\n".join([report.in_markdown(heads, rows), *made_of(tables)]) + "\n"
 
 
 def answer(tables: list[Column]) -> str:
@@ -126,7 +155,7 @@ def verdicts(tables: list[Column]) -> str:
     for table in tables:
         found: dict[str, list[str]] = {"helps": [], "harms": [], "undecided": []}
         for row, compared in table.comparisons.items():
-            if not math.isnan(compared.p):
+            if not math.isnan(compared.p) and row != CONTROL:
                 found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
         lines += [f"- {verdict}: {', '.join(rows) or 'none'}" for verdict, rows in found.items()]
     return "\n".join(lines) + "\n"
@@ -262,7 +291,7 @@ def recipes(tables: list[Column], others: list[Column]) -> str:
     if not tables or not others:
         return NOT_YET
     ours, theirs = tables[0].comparisons, others[0].comparisons
-    both = (row for row in ours if row in theirs and row != "permuted_labels")
+    both = (row for row in ours if row in theirs and row != CONTROL)
     shared = [row for row in both if not math.isnan(ours[row].p)]  # of enough seeds
     lines = ["| row | study, difference to none | `small`, difference to none |", "| --- | ---: | ---: |"]
     for row in shared:

@@ -253,8 +253,8 @@ def test_seeds_with_samples_of_their_own(run, tmp_path):
     (again,) = report.recorded(tmp_path)
     assert again.rows == column.rows
     text = notes.notes([column])
-    assert "The intervals cover these beside" in text
-    assert "are the same for all seeds" not in text
+    assert "They vary samples, split, fits" in text
+    assert "are the same for all" not in text
     images = [table1.parse(["--preset", "study-redrawn"]).fit_of("fashion-mnist", seed).nth for seed in (0, 1, 2)]
     assert images == [0, 1, 2]
 

@@ -16,21 +16,39 @@ MIXING = frozenset(name for name, row in ROWS.items() if row.mixes)
 
 
 def notes(tables: Sequence[Column]) -> str:
-    """What the tables mean: how accuracies are made, what the intervals cover, and how far they are from chance."""
-    records = [record for column in tables for record in column.records]
-    seeds = sorted({record["settings"]["seed"] for record in records})
+    """What the tables mean, and what they are made of."""
+    return "\n\n".join([*meaning(fresh=_has_fresh(tables)), *made_of(tables)])
+
+
+def meaning(*, fresh: bool) -> list[str]:
+    """How accuracies, intervals and verdicts are made; with ``fresh``, also of networks fitted anew."""
     lines = [
         "Accuracy: test accuracy in percent at the epoch of the best validation accuracy, mean ± standard deviation "
-        f"over the seeds ({', '.join(map(str, seeds))}); last epoch: after the last one. 95 % interval: of the mean, "
-        "by Student's t. Difference: to no augmentation, paired by seed (same initial weights and order of networks), "
-        "± half of its 95 % interval by Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the "
-        "paired t-test, after Holm's correction over the rows of the table. Verdict: helps or harms where that p is "
-        f"below {LEVEL:g}, else undecided; rows of fewer than {FEWEST} seeds are not tested.",
-        *_coverage(records),
+        "over the seeds; last epoch: after the last one. 95 % interval: of the mean, by Student's t. Difference: to no "
+        "augmentation, paired by seed (same initial weights and order of networks), ± half of its 95 % interval by "
+        "Student's t; bootstrap: its 95 % interval from resampled seeds. p: of the paired t-test, after Holm's "
+        f"correction over the rows of the table. Verdict: helps or harms where that p is below {LEVEL:g}, else "
+        f"undecided; rows of fewer than {FEWEST} seeds are not tested."
+    ]
+    if fresh:
+        lines.append(
+            "New views of training samples: accuracy, after the last epoch, on networks that were fitted anew, from "
+            "other initial weights, to samples that were trained on. What is lost from there to the test accuracy is "
+            "lost to new samples, not to new networks."
+        )
+    lines.append(
         "The paper's columns are its figures for Fashion-MNIST (55,000 training images) beside images and for "
         "ModelNet40 (12,311 shapes of 40 classes) beside shapes, over 3 seeds: with another number of "
-        "samples, another model size or another data set they are not to be compared.",
-    ]
+        "samples, another model size or another data set they are not to be compared."
+    )
+    return lines
+
+
+def made_of(tables: Sequence[Column]) -> list[str]:
+    """What some tables are made of: seeds, what these vary, partners of mixing, sizes, and versions of the code."""
+    records = [record for column in tables for record in column.records]
+    seeds = sorted({record["settings"]["seed"] for record in records})
+    lines = [f"Seeds: {', '.join(map(str, seeds))}. {_coverage(records)}"]
     pools = {r["settings"].get("pool_views") for r in records if r["settings"]["row"] in MIXING}
     if pools:
         partners = [
@@ -43,31 +61,30 @@ def notes(tables: Sequence[Column]) -> str:
     lines += [line for column in tables if (line := _note(column))]
     if versions := mixed_versions(records):
         lines.append(f"**These results were made by different code**: {versions}.")
-    return "\n\n".join(lines)
+    return lines
 
 
-def _coverage(records: Sequence[dict[str, Any]]) -> list[str]:
+def _has_fresh(tables: Sequence[Column]) -> bool:
+    return any("fresh_accuracy" in record for column in tables for record in column.records)
+
+
+def _coverage(records: Sequence[dict[str, Any]]) -> str:
     """What the intervals cover."""
     redrawn = {bool(r["settings"].get("redraw")) for r in records}
-    lines = []
+    texts = []
     if False in redrawn:
-        lines.append(
-            "The intervals cover what a seed varies: initial weights, the order of the networks, and the augmentation. "
-            "The split of the samples and the fitted networks are the same for all seeds, so what another split or "
-            "other fits would give is not in them."
+        texts.append(
+            "They vary initial weights, the order of the networks and the augmentation, which is what the intervals "
+            "cover. The split of the samples and the fitted networks are the same for all, so what others would give is "
+            "not in the intervals."
         )
     if True in redrawn:
-        lines.append(
-            ("Where every seed has samples, split and fits of its own (redraw), the" if False in redrawn else "The")
-            + " intervals cover these beside initial weights, order and augmentation."
+        texts.append(
+            "Where every seed has samples, split and fits of its own (redraw), the intervals cover these, too."
+            if False in redrawn
+            else "They vary samples, split, fits, initial weights, order and augmentation, which the intervals cover."
         )
-    if any("fresh_accuracy" in r for r in records):
-        lines.append(
-            "New views of training samples: accuracy, after the last epoch, on networks that were fitted anew, from "
-            "other initial weights, to samples that were trained on. What is lost from there to the test accuracy is "
-            "lost to new samples, not to new networks."
-        )
-    return lines
+    return " ".join(texts)
 
 
 def _note(column: Column) -> str:

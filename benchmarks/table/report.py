@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -271,7 +271,7 @@ def text_of_p(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}"
 
 
-HEADS = [
+HEADS = (
     "Augmentation",
     "Accuracy",
     "95 % interval",
@@ -280,14 +280,20 @@ HEADS = [
     "p (Holm)",
     "verdict",
     "last epoch",
-]
+)
 FRESH = "new views of training samples"  # a column where results hold it
+SEEDS = "seeds"  # a column where it is asked for
 
 
-def _entries(column: Column) -> list[list[str]]:
-    """The cells of a table as text."""
+def heads_of(column: Column) -> list[str]:
+    """The heads of a table: what stands in all, and what its results hold."""
+    return [*HEADS, *([FRESH] if column.has_fresh else []), *column.published]
+
+
+def entries(column: Column) -> dict[str, dict[str, str]]:
+    """The cells of a table as text, by row and by head."""
     comparisons = column.comparisons
-    lines = []
+    found = {}
     for row, summary in column.rows.items():
         interval, compared = summary.interval, comparisons.get(row)
         bounds = "–"
@@ -302,36 +308,40 @@ def _entries(column: Column) -> list[list[str]]:
             if not math.isnan(compared.adjusted):
                 texts[2] = text_of_p(compared.adjusted)
                 texts[3] = compared.verdict
-        of_paper = [str(TABLE1.get((row, their), "–")) for their in column.published.values()]
-        fresh = [_mean_of(summary.fresh)] if column.has_fresh else []
-        lines.append([label_of(row), str(summary), bounds, *texts, _mean_of(summary.last), *fresh, *of_paper])
-    return lines
+        shown = [label_of(row), str(summary), bounds, *texts, _mean_of(summary.last)]
+        found[row] = {
+            **dict(zip(HEADS, shown, strict=True)),
+            FRESH: _mean_of(summary.fresh),
+            SEEDS: str(len(summary.accuracies)),
+            **{head: str(TABLE1.get((row, their), "–")) for head, their in column.published.items()},
+        }
+    return found
 
 
 def _mean_of(values: Mapping[int, float]) -> str:
     return f"{statistics.fmean(values.values()):.2f}" if values else "–"
 
 
-def _heads(column: Column) -> list[str]:
-    return [*HEADS, *([FRESH] if column.has_fresh else []), *column.published]
+def table(column: Column, heads: Sequence[str] | None = None) -> str:
+    """A table in Markdown, with all heads or some."""
+    return in_markdown(heads or heads_of(column), entries(column).values())
 
 
-def table(column: Column) -> str:
-    """A table in Markdown."""
-    heads = _heads(column)
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *_entries(column)]
+def in_markdown(heads: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
+    """Rows by their heads as a table in Markdown, the first column left, the others right."""
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *([row[head] for head in heads] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def latex(column: Column) -> str:
     """A table in LaTeX, for the package booktabs."""
 
-    def line(entries: Sequence[str]) -> str:
-        escaped = [e.replace("%", r"\%").replace("±", r"$\pm$").replace("–", "--") for e in entries]
+    def line(texts: Sequence[str]) -> str:
+        escaped = [text.replace("%", r"\%").replace("±", r"$\pm$").replace("–", "--") for text in texts]
         return " & ".join(escaped) + r" \\"
 
-    heads = _heads(column)
-    body = [line(entries) for entries in _entries(column)]
+    heads = heads_of(column)
+    body = [line([row[head] for head in heads]) for row in entries(column).values()]
     return "\n".join(
         [
             rf"% {column.title}",
