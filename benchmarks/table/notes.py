@@ -75,8 +75,8 @@ def _coverage(records: Sequence[dict[str, Any]]) -> str:
     if False in redrawn:
         texts.append(
             "They vary initial weights, the order of the networks and the augmentation, which is what the intervals "
-            "cover. The split of the samples and the fitted networks are the same for all, so what others would give is "
-            "not in the intervals."
+            "cover. The split of the samples and the fitted networks are the same for all, so what others would give "
+            "is not in the intervals."
         )
     if True in redrawn:
         texts.append(
