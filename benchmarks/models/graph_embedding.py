@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.models.fourier_in_blocks import FourierInBlocks
 from weightaug import Architecture, WeightSpaceElement
 
 
@@ -46,7 +47,11 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.randn(frequencies) * sigma)
         self.linear = nn.Linear(2 * frequencies, channels)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, in_blocks: bool = False) -> Tensor:
+        """The features of numbers of any shape, ``(*shape, channels)``; in blocks in the written-out form."""
+        if in_blocks:
+            flat = FourierInBlocks.apply(values.flatten(), self.frequencies, self.linear.weight, self.linear.bias)
+            return flat.view(*values.shape, len(self.linear.weight))
         phases = 2 * math.pi * values.unsqueeze(-1) * self.frequencies
         return self.linear(torch.cat([phases.sin(), phases.cos()], dim=-1))
 
@@ -110,21 +115,24 @@ class GraphEmbedding(nn.Module):
         ends = torch.tensor(sizes).cumsum(0).tolist()
         self.nodes_of_space = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
-    def forward(self, biases: Tensor, probed: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, biases: Tensor, probed: Tensor, *weights: Tensor, in_blocks: bool = False) -> tuple[Tensor, ...]:
         """Embeds a batch. A pair without a weight looks like a weight of zero: all such pairs have one state.
 
         Args:
             biases: ``(batch, nodes)``, zero for neurons without.
             probed: Added to the embedded biases: ``(batch, nodes, node channels)``, or a zero.
             weights: Of every layer, ``(batch, written, read)``.
+            in_blocks: Whether to take the written-out form of the features.
 
         Returns:
             The states of the nodes, ``(batch, nodes, node channels)``, of pairs without a weight, ``(edge channels,)``,
             and of the edges of every layer, ``(batch, read, written, edge channels)``.
         """
-        nodes = self.node_linear(self.bias_embedding(biases) + probed) + self.positions[self.position_of_node]
+        nodes = (
+            self.node_linear(self.bias_embedding(biases, in_blocks) + probed) + self.positions[self.position_of_node]
+        )
         none = self.edge_linear(self.weight_embedding(biases.new_zeros(())))
-        return nodes, none, *(self.edge_linear(self.weight_embedding(weight.mT)) for weight in weights)
+        return nodes, none, *(self.edge_linear(self.weight_embedding(weight.mT, in_blocks)) for weight in weights)
 
 
 class Known(NamedTuple):

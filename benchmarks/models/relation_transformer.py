@@ -306,7 +306,10 @@ class RelationTransformer(NetworkClassifier):
         """States of all nodes and edges before the first layer, and what the edges are made of."""
         weights, biases = self._of_nodes_and_edges(element)
         probed = self.probes(element) if self.probes is not None else biases.new_zeros(())
-        nodes, none, *layers = self._call(self.embedding, biases, probed, *weights)
+        if self._in_blocks(biases):
+            nodes, none, *layers = self.embedding(biases, probed, *weights, in_blocks=True)
+        else:
+            nodes, none, *layers = self._call(self.embedding, biases, probed, *weights)
         known = Known(none, layers, self.embedding.nodes_of_space)
         return nodes, known.edges(), known
 
