@@ -252,16 +252,19 @@ def _entry(summary: Summary | None) -> str:
 
 def tuning(folder: Path) -> str:
     """The rates and epochs that were tried, on validation networks alone."""
-    lines = ["| row | epochs | rate | best validation accuracy, % | at epoch |", "| --- | ---: | ---: | ---: | ---: |"]
+    heads = ["reader", "row", "epochs", "rate", "best validation accuracy, %", "at epoch"]
     found = []
     for path in folder.glob("*.json"):
         cell = read_json(path, "settings", "validation_accuracy", "best_epoch")
-        train = cell["settings"]["train"]
-        key = (cell["settings"]["row"], train["epochs"], train["learning_rate"])
+        settings, train = cell["settings"], cell["settings"]["train"]
+        key = (model_label(settings["model"]), settings["row"], train["epochs"], train["learning_rate"])
         found.append((*key, cell["validation_accuracy"], cell["best_epoch"] + 1))
-    for row, epochs, rate, accuracy, epoch in sorted(found):
-        lines.append(f"| {label_of(row)} | {epochs} | {rate:g} | {accuracy:.1f} | {epoch} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [model, label_of(row), str(epochs), f"{rate:g}", f"{accuracy:.1f}", str(epoch)]
+        for model, row, epochs, rate, accuracy, epoch in sorted(found)
+    ]
+    lines = [heads, ["---"] * 2 + ["---:"] * 4, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def midpoints(tables: list[Column], fitted: Path) -> str:

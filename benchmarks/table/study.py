@@ -22,7 +22,7 @@ from dataclasses import replace
 from benchmarks.data.sdf import Sampling
 from benchmarks.data.settings import ImageFitSettings, ShapeFitSettings
 from benchmarks.models.settings import DWSSettings, ReaderSettings, TransformerSettings
-from benchmarks.table.rows import ROWS
+from benchmarks.table.rows import PAPER_ROWS, ROWS
 from benchmarks.table.settings import Settings, TrainSettings
 
 # Rows that matter: where the other parts of the study look.
@@ -90,7 +90,7 @@ TRANSFORMER = replace(
     MAIN,
     preset="study-transformer",
     models=("relation-transformer",),
-    rows=FEW,
+    rows=(*PAPER_ROWS, "full_aligned_mixup"),
     seeds=(0, 1, 2),
     transformer=TransformerSettings(layers=2, node=32, edge=16, attention=32, heads=4, dropout=0.0),
     train=replace(MAIN.train, batch=32),
