@@ -29,6 +29,7 @@ from benchmarks.running.pages import NOT_YET, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import made_of, meaning
 from benchmarks.table.report import Column, Summary, label_of, text_of_p
+from benchmarks.table.rows import BASELINE, ROWS
 from benchmarks.table.sizes import by_size, name_of
 from benchmarks.table.statistics import Interval, compare, paired_p
 
@@ -79,7 +80,16 @@ def tables_of(results: Path) -> dict[str, str]:
         "reading": "\n\n".join(meaning(fresh=True)) + "\n",
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
-        "verdicts": verdicts(main),
+        "verdicts": verdicts(
+            {
+                "DWS, 1 view": main,
+                "other images and fits": redrawn,
+                "10 views": views,
+                "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
+                "Relation Transformer": transformer,
+                "shapes, DWS": shapes,
+            }
+        ),
         "between": between(main),
         "redrawn": whole(redrawn),
         "leak": leak(mixed),
@@ -149,16 +159,24 @@ def answer(tables: list[Column]) -> str:
     return "\n".join([*lines, *(line for _, line in sorted(rows))]) + "\n"
 
 
-def verdicts(tables: list[Column]) -> str:
-    """What the rule says of every row of the main table."""
-    lines = []
-    for table in tables:
-        found: dict[str, list[str]] = {"helps": [], "harms": [], "undecided": []}
-        for row, compared in table.comparisons.items():
-            if not math.isnan(compared.p) and row != CONTROL:
-                found[compared.verdict].append(f"{label_of(row)} ({compared.difference.mean:+.1f})")
-        lines += [f"- {verdict}: {', '.join(rows) or 'none'}" for verdict, rows in found.items()]
-    return "\n".join(lines) + "\n"
+def verdicts(tables: dict[str, list[Column]]) -> str:
+    """What the rule says of every row, by what was trained and on what."""
+    compared = {name: found[0].comparisons for name, found in tables.items() if found}
+    rows = [row for row in ROWS if row not in (BASELINE, CONTROL) and any(row in found for found in compared.values())]
+    lines = [["augmentation", *compared], ["---"] + ["---:"] * len(compared)]
+    plain = [found[0].rows[BASELINE].interval for found in tables.values() if found]
+    lines.append(["*none: accuracy, %*", *("" if i is None else f"*{i.mean:.1f} ± {i.half:.1f}*" for i in plain)])
+    for row in rows:
+        texts = []
+        for found in compared.values():
+            if row not in found or math.isnan(found[row].p):
+                texts.append("")
+                continue
+            gap, verdict = found[row].difference, found[row].verdict
+            mark = {"helps": "**{}** ↑", "harms": "**{}** ↓"}.get(verdict, "{}")
+            texts.append(mark.format(f"{gap.mean:+.1f} ± {gap.half:.1f}"))
+        lines.append([label_of(row), *texts])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def between(tables: list[Column]) -> str:

@@ -101,3 +101,20 @@ def test_the_learning_curve_has_a_column_for_each_size():
     mean = main.rows["none"].interval.mean
     assert f"| No augmentation | {mean:.1f} ± " in lines[2]
     assert main._replace(records=tuple(few)).title.endswith(", 250 training samples")
+
+
+def test_verdicts_stand_side_by_side():
+    (main, *_) = study.report.recorded(ROOT / "benchmarks" / "results" / "small")
+    other = main._replace(rows={row: main.rows[row] for row in ("none", "siren_negation")})
+    lines = study.verdicts({"one": [main], "two": [other], "not there": []}).splitlines()
+    assert lines[0] == "| augmentation | one | two |"
+    found = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines[2:]}
+    assert found["*none: accuracy, %*"][0] == found["*none: accuracy, %*"][1]
+    for row, compared in main.comparisons.items():
+        if row == study.CONTROL:
+            assert study.label_of(row) not in found
+            continue
+        one, *two = found[study.label_of(row)]
+        assert f"{compared.difference.mean:+.1f} ± {compared.difference.half:.1f}" in one
+        assert ("↑" in one, "↓" in one) == (compared.verdict == "helps", compared.verdict == "harms")
+        assert bool(two and two[0].strip()) == (row == "siren_negation")
