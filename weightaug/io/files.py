@@ -10,11 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["AnyPath", "absolute", "clear", "file_mode", "locked", "make_folder", "publish", "sha256", "temporary"]
+__all__ = [
+    "LOCK",
+    "AnyPath",
+    "absolute",
+    "clear",
+    "file_mode",
+    "locked",
+    "make_folder",
+    "publish",
+    "sha256",
+    "temporary",
+]
 
 AnyPath = str | os.PathLike[str]
 
-_LOCK = ".lock"
+LOCK = ".lock"
 _TEMPORARY = (".*.tmp", ".tmp??????")  # ours, and those that safetensors makes beside them while it writes
 _PATIENCE = 600.0  # seconds
 
@@ -119,7 +130,7 @@ def locked(folder: Path) -> Iterator[bool]:
         TimeoutError: If another writer holds it for ten minutes.
         OSError: If the folder cannot be written.
     """
-    path = folder / _LOCK
+    path = folder / LOCK
     take, release = _system_lock()
     descriptor = _open_locked(path, take)
     try:

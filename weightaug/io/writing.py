@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from weightaug.element import WeightSpaceElement
-from weightaug.io.files import AnyPath, absolute, clear, locked, make_folder
+from weightaug.io.files import LOCK, AnyPath, absolute, clear, locked, make_folder
 from weightaug.io.manifest import COLUMN, LABELS, MANIFEST, PARAMETER, SHARDS, Manifest, read_manifest, write_manifest
 from weightaug.io.shards import dtype_code, plain, write_shard
 
@@ -48,7 +49,7 @@ def save(
     Raises:
         ValueError: If the element is not valid (see :meth:`weightaug.WeightSpaceElement.validate`), labels or a
             column have another number of rows or a dtype that no file can hold, metadata is no JSON, or the
-            folder holds something else.
+            folder holds something else, such as shards whose manifest was lost.
         FileExistsError: If there is another data set, and not ``overwrite``.
         OSError: If the folder cannot be written or the disk is full; the data set that was there stays.
     """
@@ -81,22 +82,30 @@ def write_set(
     settings = _settings(element, rows, {} if metadata is None else metadata, single)
     known = _known(folder)
     _check_there(folder, known, settings, there)
+    if known is None and there != "replaced":
+        _refuse_shards_alone(folder)
     make_folder(folder)
     with locked(folder) as alone:
         known = _known(folder)
         _check_there(folder, known, settings, there)
         if alone:
             clear(folder, ".*.tmp", set())
-        shards = _write_shards(folder, rows, settings, shard_size)
-        if known is not None and there == "the same":
-            kept = {shard["file"] for shard in known.shards}
-            if shards == known.shards:
-                return
-            for shard in shards:
-                if shard["file"] not in kept:
-                    (folder / shard["file"]).unlink(missing_ok=True)
-            raise _exists(folder)
-        write_manifest(folder, settings, shards)
+            if known is None and there != "replaced":
+                clear(folder, SHARDS, set())  # of a writer that was killed
+        before = {file.name for file in folder.glob(SHARDS)}
+        try:
+            shards = _write_shards(folder, rows, settings, shard_size)
+            if known is not None and there == "the same":
+                if shards == known.shards:
+                    return
+                raise _exists(folder)
+            write_manifest(folder, settings, shards)
+        except BaseException:
+            if alone:
+                with suppress(ValueError, OSError):
+                    now = _known(folder)  # where the rename itself went well, the new one
+                    clear(folder, SHARDS, before | {shard["file"] for shard in (now.shards if now else ())})
+            raise
         clear(folder, SHARDS, {shard["file"] for shard in shards})  # of the data set before
 
 
@@ -159,6 +168,21 @@ def _check_there(folder: Path, known: Manifest | None, settings: Mapping[str, An
     """Refuses a data set that must not be there, or is another one by its settings alone."""
     if known is not None and (there == "refused" or (there == "the same" and settings != known.settings)):
         raise _exists(folder)
+
+
+def _refuse_shards_alone(folder: Path) -> None:
+    """Refuses a folder whose shards no manifest names, unless they are of a writer that was killed.
+
+    That one's lock is still there; where locks stay in any case, nothing is known, and nothing refused.
+    """
+    alone = sorted(file.name for file in folder.glob(SHARDS))
+    # In this order: a writer has the lock until its manifest is there.
+    if alone and not (folder / LOCK).exists() and not (folder / MANIFEST).exists():
+        raise ValueError(
+            f"{folder}: expected an empty folder or a data set, got shards without {MANIFEST}, such as {alone[0]!r}; "
+            f"put {MANIFEST} back if it was lost, choose another folder, or replace them (io.save and Frame.save with "
+            "overwrite=True)"
+        )
 
 
 def _exists(folder: Path) -> FileExistsError:
