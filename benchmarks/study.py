@@ -31,7 +31,7 @@ from benchmarks.table.notes import made_of, meaning
 from benchmarks.table.report import Column, Summary, label_of, text_of_p
 from benchmarks.table.rows import BASELINE, ROWS
 from benchmarks.table.sizes import by_size, name_of
-from benchmarks.table.statistics import Interval, compare, paired_p
+from benchmarks.table.statistics import Interval, compare, half_width, paired_p
 
 HERE = Path(__file__).resolve().parent
 
@@ -76,20 +76,20 @@ def tables_of(results: Path) -> dict[str, str]:
     mixed = [table for table in of_dws if table.views == 1]
     main, views = [table.plain for table in mixed], [table for table in of_dws if table.views > 1]
     rest = [table for table in whole_sets if table not in (*of_dws, *transformer, *shapes)]
+    parts = {
+        "DWS, 1 view": main,
+        "other images and fits": redrawn,
+        "10 views": views,
+        "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
+        "Relation Transformer": transformer,
+        "shapes, DWS": shapes,
+    }
     return {
         "reading": "\n\n".join(meaning(fresh=True)) + "\n",
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
-        "verdicts": verdicts(
-            {
-                "DWS, 1 view": main,
-                "other images and fits": redrawn,
-                "10 views": views,
-                "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
-                "Relation Transformer": transformer,
-                "shapes, DWS": shapes,
-            }
-        ),
+        "verdicts": verdicts(parts),
+        "resolution": resolution(parts),
         "between": between(main),
         "redrawn": whole(redrawn),
         "leak": leak(mixed),
@@ -176,6 +176,23 @@ def verdicts(tables: dict[str, list[Column]]) -> str:
             mark = {"helps": "**{}** ↑", "harms": "**{}** ↓"}.get(verdict, "{}")
             texts.append(mark.format(f"{gap.mean:+.1f} ± {gap.half:.1f}"))
         lines.append([label_of(row), *texts])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def resolution(tables: dict[str, list[Column]]) -> str:
+    """Which differences can be seen: half widths of intervals by number of seeds, from the deviations of a part."""
+    counts = (3, 5, 10)
+    heads = ["", "deviation of paired differences", *(f"± with {count} seeds" for count in counts)]
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for name, found in tables.items():
+        for table in found[:1]:
+            plain = table.rows[BASELINE]
+            gaps = [summary.differences(plain) for row, summary in table.rows.items() if row not in (BASELINE, CONTROL)]
+            gaps = [values for values in gaps if len(values) > 1]
+            squares = sum(statistics.variance(values) * (len(values) - 1) for values in gaps)
+            if gaps:
+                deviation = math.sqrt(squares / sum(len(values) - 1 for values in gaps))
+                lines.append([name, f"{deviation:.1f}", *(f"{half_width(deviation, n):.1f}" for n in counts)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

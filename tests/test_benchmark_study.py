@@ -118,3 +118,12 @@ def test_verdicts_stand_side_by_side():
         assert f"{compared.difference.mean:+.1f} ± {compared.difference.half:.1f}" in one
         assert ("↑" in one, "↓" in one) == (compared.verdict == "helps", compared.verdict == "harms")
         assert bool(two and two[0].strip()) == (row == "siren_negation")
+
+
+def test_how_small_a_difference_can_be_seen():
+    (main, *_) = study.report.recorded(ROOT / "benchmarks" / "results" / "small")
+    rows = {"none": main.rows["none"], "mixup": main.rows["mixup"]}
+    *_, line = study.resolution({"one": [main._replace(rows=rows)], "not there": []}).splitlines()
+    half = main.comparisons["mixup"].difference.half  # of three seeds
+    assert line.startswith("| one | ")
+    assert line.split(" | ")[2] == f"{half:.1f}"

@@ -36,10 +36,13 @@ class Interval(NamedTuple):
         if not values:
             return None
         count = len(values)
-        half = math.nan
-        if count > 1:
-            half = float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+        half = half_width(statistics.stdev(values), count) if count > 1 else math.nan
         return cls(statistics.fmean(values), half, count)
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Half the 95 % interval of a mean of some values of a given standard deviation, by Student's t."""
+    return float(student.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
 class Comparison(NamedTuple):
