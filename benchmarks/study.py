@@ -165,7 +165,7 @@ def verdicts(tables: dict[str, list[Column]]) -> str:
     rows = [row for row in ROWS if row not in (BASELINE, CONTROL) and any(row in found for found in compared.values())]
     lines = [["augmentation", *compared], ["---"] + ["---:"] * len(compared)]
     plain = [found[0].rows[BASELINE].interval for found in tables.values() if found]
-    lines.append(["*none: accuracy, %*", *("" if i is None else f"*{i.mean:.1f} ± {i.half:.1f}*" for i in plain)])
+    lines.append(["*none: accuracy, %*", *("" if i is None else f"*{i.mean:.1f}±{i.half:.1f}*" for i in plain)])
     for row in rows:
         texts = []
         for found in compared.values():
@@ -175,7 +175,8 @@ def verdicts(tables: dict[str, list[Column]]) -> str:
             gap, verdict = found[row].difference, found[row].verdict
             mark = {"helps": "**{}** ↑", "harms": "**{}** ↓"}.get(verdict, "{}")
             texts.append(mark.format(f"{gap.mean:+.1f} ± {gap.half:.1f}"))
-        lines.append([label_of(row), *texts])
+        # One line for each row of the page.
+        lines.append([label_of(row), *(text.replace(" ± ", "±").replace(" ", "\N{NO-BREAK SPACE}") for text in texts)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

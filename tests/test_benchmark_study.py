@@ -115,7 +115,7 @@ def test_verdicts_stand_side_by_side():
             assert study.label_of(row) not in found
             continue
         one, *two = found[study.label_of(row)]
-        assert f"{compared.difference.mean:+.1f} ± {compared.difference.half:.1f}" in one
+        assert f"{compared.difference.mean:+.1f}±{compared.difference.half:.1f}" in one
         assert ("↑" in one, "↓" in one) == (compared.verdict == "helps", compared.verdict == "harms")
         assert bool(two and two[0].strip()) == (row == "siren_negation")
 
