@@ -237,7 +237,7 @@ class Branches(Sorts):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Sorts(), r"operator 'sort'.*not in the table"),
+        (Sorts(), r"the module itself \(Sorts\): operator 'sort'.*not in the table"),
         (InPlace(), r"in place.*inplace=False"),
         (Branches(), r"Branches could not be exported.*control flow"),
         (nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).half()), r"1.weight is torch.float16.*convert"),

@@ -152,3 +152,11 @@ def test_constants_move_with_what_they_meet_until_they_are_written_into(write: s
     assert len(set(architecture.masters)) == 1
     signs = [space.name for space in architecture.hidden if "sign" in space.symmetries]
     assert not signs  # ReLU's and tanh's branches meet: neither factors nor signs pass
+
+
+@pytest.mark.filterwarnings("ignore")  # torch speaks of its quantisation as old
+def test_quantised_modules_are_refused_by_their_tensor():
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    packed = torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ValueError, match=r"0._packed_params.dtype: expected a tensor.*from before it was quantised"):
+        Architecture.from_module(packed, torch.randn(2, 4))

@@ -90,7 +90,10 @@ def _names(module: nn.Module) -> dict[str, str]:
     dtype: torch.dtype | None = None
     for name, tensor in module.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{name}: expected a tensor in the state dict, got {type(tensor).__name__}")
+            raise ValueError(
+                f"{name}: expected a tensor in the state dict, got {type(tensor).__name__}; quantised modules keep "
+                "packed weights: take the module from before it was quantised"
+            )
         if tensor.is_quantized or (isinstance(tensor, nn.Parameter) and not tensor.is_floating_point()):
             raise ValueError(
                 f"{name} is {tensor.dtype}: quantised weights have no exact symmetries; expected floating parameters; "
@@ -326,7 +329,8 @@ class _Tracer:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = stack[-1][0] if stack else ""
         path = path.removeprefix("L['self'].").removeprefix("L['self']")
-        return f"module {path!r} ({self.types.get(path, 'root')})"
+        name = self.types.get(path, "root")
+        return f"module {path!r} ({name})" if path else f"the module itself ({name})"
 
     def _arguments(self, node: Any, schema: Any) -> dict[str, Any]:
         def convert(given: Any) -> Any:
