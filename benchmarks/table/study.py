@@ -94,7 +94,7 @@ TRANSFORMER = replace(
     preset="study-transformer",
     models=("relation-transformer",),
     rows=(*PAPER_ROWS, "full_aligned_mixup"),
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
     transformer=TransformerSettings(layers=2, node=32, edge=16, attention=32, heads=4, dropout=0.0),
     train=replace(MAIN.train, batch=32),
 )
