@@ -25,7 +25,7 @@ from benchmarks.data.settings import SHAPES
 from benchmarks.models.settings import model_label
 from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
-from benchmarks.running.pages import NOT_YET, tables_in
+from benchmarks.running.pages import NOT_YET, in_markdown, tables_in
 from benchmarks.table import report
 from benchmarks.table.notes import made_of, meaning
 from benchmarks.table.report import Column, Summary, label_of, text_of_p
@@ -129,13 +129,13 @@ def by_reader(tables: list[Column]) -> str:
     """Tables of readers as one, with what they are made of."""
     if not tables:
         return NOT_YET
+    heads = [report.HEADS[0], report.SEEDS, *report.HEADS[1:], report.FRESH]
     rows = [
-        {"reader": model_label(table.model), **entries}
+        [model_label(table.model), *(entries[head] for head in heads)]
         for table in tables
         for entries in report.entries(table).values()
     ]
-    heads = ["reader", report.HEADS[0], report.SEEDS, *report.HEADS[1:], report.FRESH]
-    return "\n\n".join([report.in_markdown(heads, rows), *made_of(tables)]) + "\n"
+    return "\n".join([in_markdown(["reader", *heads], rows), "\n\n".join(made_of(tables))]) + "\n"
 
 
 def answer(tables: list[Column]) -> str:
@@ -163,9 +163,8 @@ def verdicts(tables: dict[str, list[Column]]) -> str:
     """What the rule says of every row, by what was trained and on what."""
     compared = {name: found[0].comparisons for name, found in tables.items() if found}
     rows = [row for row in ROWS if row not in (BASELINE, CONTROL) and any(row in found for found in compared.values())]
-    lines = [["augmentation", *compared], ["---"] + ["---:"] * len(compared)]
     plain = [found[0].rows[BASELINE].interval for found in tables.values() if found]
-    lines.append(["*none: accuracy, %*", *("" if i is None else f"*{i.mean:.1f}±{i.half:.1f}*" for i in plain)])
+    lines = [["*none: accuracy, %*", *("" if i is None else f"*{i.mean:.1f}±{i.half:.1f}*" for i in plain)]]
     for row in rows:
         texts = []
         for found in compared.values():
@@ -173,18 +172,18 @@ def verdicts(tables: dict[str, list[Column]]) -> str:
                 texts.append("")
                 continue
             gap, verdict = found[row].difference, found[row].verdict
-            mark = {"helps": "**{}** ↑", "harms": "**{}** ↓"}.get(verdict, "{}")
-            texts.append(mark.format(f"{gap.mean:+.1f} ± {gap.half:.1f}"))
-        # One line for each row of the page.
-        lines.append([label_of(row), *(text.replace(" ± ", "±").replace(" ", "\N{NO-BREAK SPACE}") for text in texts)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            # With a space that does not break, so that the page has one line for each.
+            mark = {"helps": "**{}**\N{NO-BREAK SPACE}↑", "harms": "**{}**\N{NO-BREAK SPACE}↓"}.get(verdict, "{}")
+            texts.append(mark.format(f"{gap.mean:+.1f}±{gap.half:.1f}"))
+        lines.append([label_of(row), *texts])
+    return in_markdown(["augmentation", *compared], lines)
 
 
 def resolution(tables: dict[str, list[Column]]) -> str:
     """Which differences can be seen: half widths of intervals by number of seeds, from the deviations of a part."""
     counts = (3, 5, 10)
     heads = ["", "deviation of paired differences", *(f"± with {count} seeds" for count in counts)]
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    lines = []
     for name, found in tables.items():
         for table in found[:1]:
             plain = table.rows[BASELINE]
@@ -194,7 +193,7 @@ def resolution(tables: dict[str, list[Column]]) -> str:
             if gaps:
                 deviation = math.sqrt(squares / sum(len(values) - 1 for values in gaps))
                 lines.append([name, f"{deviation:.1f}", *(f"{half_width(deviation, n):.1f}" for n in counts)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return in_markdown(heads, lines)
 
 
 def between(tables: list[Column]) -> str:
@@ -299,8 +298,7 @@ def tuning(folder: Path) -> str:
         [model, label_of(row), str(epochs), f"{rate:g}", f"{accuracy:.1f}", str(epoch)]
         for model, row, epochs, rate, accuracy, epoch in sorted(found)
     ]
-    lines = [heads, ["---"] * 2 + ["---:"] * 4, *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return in_markdown(heads, rows, left=2)
 
 
 def midpoints(tables: list[Column], fitted: Path) -> str:

@@ -242,36 +242,6 @@ def test_a_killed_first_save_is_no_data_set_and_can_be_repeated(tmp_path: Path) 
     assert sorted(file.suffix for file in (tmp_path / "set").iterdir()) == [".json", ".safetensors"]
 
 
-def test_shards_whose_manifest_was_lost_are_not_removed(folder: Path) -> None:
-    (folder / "manifest.json").rename(folder.parent / "elsewhere.json")
-    left = sorted(file.name for file in folder.iterdir())
-    with pytest.raises(
-        ValueError, match=r"got shards without manifest.json, such as 'shard-00000-.*put manifest.json back"
-    ):
-        save(folder, random_element(SIREN, (2,)))
-    assert sorted(file.name for file in folder.iterdir()) == left
-    (folder.parent / "elsewhere.json").rename(folder / "manifest.json")
-    assert len(load(folder).element) == 7
-    (folder / "manifest.json").unlink()
-    save(folder, random_element(SIREN, (2,)), overwrite=True)
-    assert len(load(folder).element) == 2
-    assert len(list(folder.iterdir())) == 2
-
-
-@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
-def test_a_first_save_that_fails_leaves_nothing_and_can_be_repeated(tmp_path: Path, monkeypatch, error) -> None:
-    def fails(*arguments: Any) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr("weightaug.io.writing.write_manifest", fails)
-        with pytest.raises(type(error)):
-            save(tmp_path / "set", random_element(SIREN, (7,)), shard_size=3)
-    assert not list((tmp_path / "set").iterdir())
-    save(tmp_path / "set", random_element(SIREN, (7,)), shard_size=3)
-    assert len(load(tmp_path / "set").element) == 7
-
-
 # -- damage ------------------------------------------------------------------------------------------
 
 

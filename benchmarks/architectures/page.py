@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.architectures.reading import AUGMENTATIONS, NONE
 from benchmarks.running.files import read_json
+from benchmarks.running.pages import in_markdown
 
 __all__ = ["draw", "draw_barriers", "draw_taus", "table_of"]
 
@@ -18,11 +19,6 @@ COLOURS = {"as trained": "#b2182b", "aligned": "#2166ac"}
 def table_of(results: Results) -> str:
     """The Markdown table of one file of results, by the part that has made it."""
     return _TABLES[results["part"]](results)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    marks = ["---"] * left + ["---:"] * (len(head) - left)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, marks, *rows))
 
 
 def _interval(pair: Sequence[float], digits: int, factor: float = 1.0) -> str:
@@ -48,7 +44,7 @@ def _zoo(results: Results) -> str:
         + [f"{f['processor_seconds']:.0f}"]
         for name, f in results["families"].items()
     ]
-    return _table(head, rows)
+    return in_markdown(head, rows)
 
 
 def _barriers(results: Results) -> str:
@@ -57,7 +53,7 @@ def _barriers(results: Results) -> str:
         for name, family in results["families"].items()
         for way, found in family["ways"].items()
     ]
-    return _table(["networks", "the other network", "barrier of test loss", "of test accuracy, points"], rows, 2)
+    return in_markdown(["networks", "the other network", "barrier of test loss", "of test accuracy, points"], rows, 2)
 
 
 def _accuracy(results: Results) -> str:
@@ -67,7 +63,9 @@ def _accuracy(results: Results) -> str:
             difference = "" if name == NONE else f"{row['difference'][0]:+.3f} ± {row['difference'][1]:.3f}"
             mean = _interval(row["mean"], 3)
             rows.append([group["family"], group["reader"], name, mean, difference, row.get("verdict", "")])
-    return _table(["networks", "reader", "augmentation", "Kendall's tau", "difference to none", "verdict"], rows, 3)
+    return in_markdown(
+        ["networks", "reader", "augmentation", "Kendall's tau", "difference to none", "verdict"], rows, 3
+    )
 
 
 def _lora(results: Results) -> str:
@@ -85,7 +83,7 @@ def _lora(results: Results) -> str:
         + [f"{g['factors']['0.5']:.1f}"]
         for name, g in results["gauges"].items()
     ]
-    return _table(head, rows)
+    return in_markdown(head, rows)
 
 
 def _planted(results: Results) -> str:
@@ -100,7 +98,7 @@ def _planted(results: Results) -> str:
         ]
         for name, case in results["cases"].items()
     ]
-    return _table(["planted in", "numbers", "spaces", "% moved", "exactly found", "s"], rows)
+    return in_markdown(["planted in", "numbers", "spaces", "% moved", "exactly found", "s"], rows)
 
 
 def _derivation(results: Results) -> str:
@@ -118,7 +116,7 @@ def _derivation(results: Results) -> str:
         ]
         for name, found in results["modules"].items()
     ]
-    return _table(head, rows)
+    return in_markdown(head, rows)
 
 
 def _speed(results: Results) -> str:
@@ -138,7 +136,7 @@ def _speed(results: Results) -> str:
         "products alone",
         "gain of closeness over the loop's",
     ]
-    return _table(heads, rows)
+    return in_markdown(heads, rows)
 
 
 _TABLES: dict[str, Callable[[Results], str]] = {

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.running.files import read_json, write_text
 
-__all__ = ["NOT_YET", "filled", "tables_in", "write_tables", "write_tables_of_files"]
+__all__ = ["NOT_YET", "filled", "in_markdown", "tables_in", "write_tables", "write_tables_of_files"]
 
 NOT_YET = "Not measured yet.\n"
+
+
+def in_markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table in Markdown, some first columns to the left, the others to the right."""
+    marks = ["---"] * left + ["---:"] * (len(heads) - left)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, marks, *rows))
 
 
 def tables_in(text: str) -> list[str]:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from benchmarks.data.settings import SHAPES, DatasetName
 from benchmarks.models.settings import MODEL_LABELS, ModelName, model_label
 from benchmarks.running.files import read_json, write_text
+from benchmarks.running.pages import in_markdown
 from benchmarks.table import published
 from benchmarks.table.cell import Cell
 from benchmarks.table.notes import notes
@@ -324,13 +325,8 @@ def _mean_of(values: Mapping[int, float]) -> str:
 
 def table(column: Column, heads: Sequence[str] | None = None) -> str:
     """A table in Markdown, with all heads or some."""
-    return in_markdown(heads or heads_of(column), entries(column).values())
-
-
-def in_markdown(heads: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """Rows by their heads as a table in Markdown, the first column left, the others right."""
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *([row[head] for head in heads] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    shown = heads or heads_of(column)
+    return in_markdown(shown, [[row[head] for head in shown] for row in entries(column).values()]).rstrip("\n")
 
 
 def latex(column: Column) -> str:

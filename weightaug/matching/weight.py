@@ -342,9 +342,7 @@ def solve(
         starts: Names of starts.
         kicks: Number of kicks.
         keep_identity: Whether to return the identity where nothing better is found.
-        max_sweeps: Limit on the visits per hidden space and start, at least 1; for networks that are declared tensor
-            by tensor 0 as well, which leaves it at the walk: for two wide networks that share nothing a third of the
-            time, and some percent less close.
+        max_sweeps: Limit on the visits per hidden space and start.
         generator: Source of random starts and kicks.
         tell: Is told how the descent goes, in words; not by compiled loops, which take milliseconds.
 
