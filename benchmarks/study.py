@@ -81,7 +81,8 @@ def tables_of(results: Path) -> dict[str, str]:
         "other images and fits": redrawn,
         "10 views": views,
         "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
-        "Relation Transformer": transformer,
+        "Relation Transformer, 1 view": [table for table in transformer if table.views == 1],
+        "Relation Transformer, 10 views": [table for table in transformer if table.views > 1],
         "shapes, DWS": shapes,
     }
     return {

@@ -38,6 +38,7 @@ PresetName = Literal[
     "study-leak",
     "study-curve",
     "study-transformer",
+    "study-transformer-views",
     "study-shapes",
 ]
 

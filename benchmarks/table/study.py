@@ -77,8 +77,8 @@ LEAK = replace(
     mixup_pool="all",
 )
 
-# Fewer training images, at about as many steps: --train.images N --train.epochs 90000/N for each N, and --views 10
-# --rows none --train.epochs-many-views 9000/N.
+# Other numbers of training images, at about as many steps: --train.images N --train.epochs 90000/N for each N, and
+# --views 10 --rows none --train.epochs-many-views 9000/N; 4,000 with --fit.images 4000 500 1000 besides.
 CURVE = replace(
     MAIN,
     preset="study-curve",
@@ -99,6 +99,16 @@ TRANSFORMER = replace(
     train=replace(MAIN.train, batch=32),
 )
 
+# Ten views at a third more steps than one view has.
+TRANSFORMER_VIEWS = replace(
+    TRANSFORMER,
+    preset="study-transformer-views",
+    rows=("none", "siren_negation", "aligned_mixup"),
+    views=(10,),
+    seeds=(0, 1, 2),
+    train=replace(TRANSFORMER.train, epochs_many_views=4),
+)
+
 # All meshes of the archive, fitted as in ``small``: with the paper's 1,000 steps at 1e-4 twice as many signs are wrong.
 SHAPES = replace(
     MAIN,
@@ -110,4 +120,5 @@ SHAPES = replace(
     shapes=ShapeFitSettings(steps=2000, learning_rate=1e-3, points_per_step=512, sampling=Sampling(points=32_768)),
 )
 
-STUDY = {part.preset: part for part in (MAIN, READERS, VIEWS, REDRAWN, LEAK, CURVE, TRANSFORMER, SHAPES)}
+PARTS = (MAIN, READERS, VIEWS, REDRAWN, LEAK, CURVE, TRANSFORMER, TRANSFORMER_VIEWS, SHAPES)
+STUDY = {part.preset: part for part in PARTS}
