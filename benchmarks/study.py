@@ -27,6 +27,7 @@ from benchmarks.running import pages
 from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, in_markdown, tables_in
 from benchmarks.table import report
+from benchmarks.table.claims import claims
 from benchmarks.table.notes import made_of, meaning
 from benchmarks.table.report import Column, Summary, label_of, text_of_p
 from benchmarks.table.rows import BASELINE, ROWS
@@ -48,6 +49,15 @@ BETWEEN = (
 )
 
 CONTROL = "permuted_labels"  # at chance, as it should be: nothing to judge
+
+# The parts that the paper has, too.
+OF_THE_PAPER = (
+    "DWS, 1 view",
+    "DWS, 10 views",
+    "Relation Transformer, 1 view",
+    "Relation Transformer, 10 views",
+    "shapes, DWS",
+)
 
 # What alignment.py calls the alignments of the rows that mix.
 ALIGNMENTS = {
@@ -79,7 +89,7 @@ def tables_of(results: Path) -> dict[str, str]:
     parts = {
         "DWS, 1 view": main,
         "other images and fits": redrawn,
-        "10 views": views,
+        "DWS, 10 views": views,
         "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
         "Relation Transformer, 1 view": [table for table in transformer if table.views == 1],
         "Relation Transformer, 10 views": [table for table in transformer if table.views > 1],
@@ -90,6 +100,7 @@ def tables_of(results: Path) -> dict[str, str]:
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
         "verdicts": verdicts(parts),
+        "claims": claims({name: parts[name] for name in OF_THE_PAPER}),
         "resolution": resolution(parts),
         "between": between(main),
         "redrawn": whole(redrawn),

@@ -128,3 +128,32 @@ def test_how_small_a_difference_can_be_seen():
     half = main.comparisons["mixup"].difference.half  # of three seeds
     assert line.startswith("| one | ")
     assert line.split(" | ")[2] == f"{half:.1f}"
+
+
+def test_claims_of_the_paper_are_judged_by_the_rule():
+    (main, *_) = study.report.recorded(ROOT / "benchmarks" / "results" / "small")
+
+    def table(views=1, **means):
+        wobble = (-0.25, 0.0, 0.25)
+        rows = {
+            row: study.Summary({seed: mean + wobble[(seed + place) % 3] for seed in range(3)}, 0, 0)
+            for place, (row, mean) in enumerate(means.items())
+        }
+        return main._replace(rows=rows, views=views)
+
+    one = table(none=20, siren_negation=30, siren_bias=25, mixup=20, translate=16, rotate=18, scale=20, noise=9)
+    lines = study.claims({"one": [one], "ten": [table(10, none=40, mixup=30)], "not there": []}).splitlines()
+    assert lines[0] == "| the paper's claim | one | ten |"
+    found = {line.split(" | ")[0].strip("| "): line[:-2].split(" | ")[1:] for line in lines[2:]}
+    assert found["SIREN negation helps"][0].startswith("**stands**\N{NO-BREAK SPACE}+10.0±")
+    assert found["SIREN bias harms"][0].startswith("**falls**\N{NO-BREAK SPACE}-5.0±")
+    assert found["MixUp helps"][0].startswith("open\N{NO-BREAK SPACE}")
+    assert found["MixUp helps"][1].startswith("**falls**\N{NO-BREAK SPACE}-10.0±")
+    assert found["MixUp helps more than geometry (translation, rotation, scale)"][0].startswith("**stands**")
+    assert "+2.0±" in found["MixUp helps more than geometry (translation, rotation, scale)"][0]
+    assert found["MixUp of one view is worth ten views"][0].startswith("**falls**\N{NO-BREAK SPACE}-20.0±")
+    assert len(found) == 5  # nothing of rows that there are not, nor of another model
+    noise = study.claims({"one": [one._replace(model="relation-transformer")]})
+    assert "| Gaussian noise helps the Relation Transformer | **falls**" in noise
+    few = {row: study.Summary({0: summary.accuracies[0], 1: 0.0}, 0, 0) for row, summary in one.rows.items()}
+    assert len(study.claims({"one": [one._replace(rows=few)]}).splitlines()) == 2  # two seeds are not tested
