@@ -34,7 +34,7 @@ from benchmarks.data.store import parts_of
 from benchmarks.models.dws import DWS
 from benchmarks.models.settings import DWSSettings
 from benchmarks.running.files import read_json, write_json
-from benchmarks.running.pages import write_tables_of_files
+from benchmarks.running.pages import in_markdown, write_tables_of_files
 from benchmarks.table.statistics import Interval
 from weightaug import Activation, AlignTo, Architecture, WeightSpaceElement, act, io
 from weightaug.fitting import CONVENTIONS
@@ -275,18 +275,16 @@ def speed(networks: int = 3000, pairs: int = 512, times: int = 7) -> dict[str, f
 def table_of(results: dict[str, Any]) -> str:
     """The results of one file as a Markdown table."""
     if "processor_seconds" in results:
-        lines = ["| processor time, one thread | s |", "| --- | ---: |"]
-        lines += [f"| {name} | {seconds:.2f} |" for name, seconds in results["processor_seconds"].items()]
-    else:
-        lines = ["| weights as features | test accuracy, % | seconds of processor time for the features |"]
-        lines += ["| --- | ---: | ---: |"]
-        for name, row in results["rows"].items():
-            percent = [100 * value for value in row["accuracy"]]
-            interval = Interval.of(percent)
-            assert interval is not None
-            seconds = statistics.mean(row["processor_seconds_of_features"])
-            lines.append(f"| {name} | {interval.mean:.1f} ± {interval.half:.1f} | {seconds:.1f} |")
-    return "\n".join(lines) + "\n"
+        lines = [[name, f"{seconds:.2f}"] for name, seconds in results["processor_seconds"].items()]
+        return in_markdown(["processor time, one thread", "s"], lines)
+    lines = []
+    for name, row in results["rows"].items():
+        interval = Interval.of([100 * value for value in row["accuracy"]])
+        assert interval is not None
+        seconds = statistics.mean(row["processor_seconds_of_features"])
+        lines.append([name, f"{interval.mean:.1f} ± {interval.half:.1f}", f"{seconds:.1f}"])
+    heads = ["weights as features", "test accuracy, %", "seconds of processor time for the features"]
+    return in_markdown(heads, lines)
 
 
 if __name__ == "__main__":

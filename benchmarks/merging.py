@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchma
 
 from benchmarks.frames import conditions, load_fits
 from benchmarks.running.files import read_json, write_json
-from benchmarks.running.pages import write_tables
+from benchmarks.running.pages import in_markdown, write_tables
 from tests.git_rebasin import weight_matching
 from weightaug import Architecture, GroupElement, WeightSpaceElement, act, stack
 from weightaug.matching import match, match_many
@@ -124,18 +124,21 @@ def main() -> None:
 
 def table_of(results: dict[str, Any]) -> str:
     """The results as a Markdown table."""
-    lines = [
-        "| sets of networks, symmetry | objective, mean ratio | largest | sets worse | time, ratio | MergeMany again |"
-    ]
-    lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
+    lines = []
     for name, result in results["results"].items():
         seconds, again = result["processor_seconds"], result["merge_many_again"]
         lines.append(
-            f"| {name} | {result['mean_ratio']:.3f} | {result['largest_ratio']:.3f} | {result['sets_worse']} of "
-            f"{result['sets']} | {seconds['match_many'] / seconds['merge_many']:.2f} | "
-            f"{again['sets_worse']} worse, largest {again['largest_ratio']:.3f} |"
+            [
+                name,
+                f"{result['mean_ratio']:.3f}",
+                f"{result['largest_ratio']:.3f}",
+                f"{result['sets_worse']} of {result['sets']}",
+                f"{seconds['match_many'] / seconds['merge_many']:.2f}",
+                f"{again['sets_worse']} worse, largest {again['largest_ratio']:.3f}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    heads = ["sets of networks, symmetry", "objective, mean ratio", "largest", "sets worse", "time, ratio"]
+    return in_markdown([*heads, "MergeMany again"], lines)
 
 
 if __name__ == "__main__":

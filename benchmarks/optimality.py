@@ -23,10 +23,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `benchmarks` is a package
 
-from benchmarks.measuring.targets import table
 from benchmarks.running.commands import at_least, command, parsed, writable
 from benchmarks.running.files import read_json, write_json
-from benchmarks.running.pages import write_tables
+from benchmarks.running.pages import in_markdown, write_tables
 from weightaug import Activation, Architecture, GroupElement, WeightSpaceElement, act
 from weightaug.matching import match
 
@@ -179,7 +178,7 @@ def tables(file: Path) -> dict[str, str]:
     largest = max(row["group"] for row in data["rows"])
     least = min((_share(one, setting) for setting in SETTINGS), key=lambda share: float(share.split()[0]))
     return {
-        "optimality": table(heads, body)
+        "optimality": in_markdown(heads, body)
         + f"\n{_pairs(two):,} pairs with two hidden spaces. Of {_pairs(one):,} with one, every row finds at least "
         f"{least}. Up to {largest:,} elements of the group were tried for each; alignments nearer than the best of "
         f"them: {below}.\n"

@@ -162,13 +162,11 @@ def answer(tables: list[Column]) -> str:
             size, work = finished[0].get("parameters", 0), finished[0].get("flops", math.nan) / 1e6
             mean, half = summary.interval.mean, summary.interval.half
             texts = [model_label(table.model), label_of(row), f"{mean:.1f} ± {half:.1f}", fresh]
-            rows.append((mean, f"| {' | '.join([*texts, f'{size:,}', f'{work:.1f}'])} |"))
+            rows.append((mean, [*texts, f"{size:,}", f"{work:.1f}"]))
     if not rows:
         return NOT_YET
     heads = ["reader", "augmentation", "test accuracy, %", "on new views of training samples", "parameters"]
-    heads.append("million operations a network")
-    lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
-    return "\n".join([*lines, *(line for _, line in sorted(rows))]) + "\n"
+    return in_markdown([*heads, "million operations a network"], [texts for _, texts in sorted(rows)], left=2)
 
 
 def verdicts(tables: dict[str, list[Column]]) -> str:
@@ -210,7 +208,7 @@ def resolution(tables: dict[str, list[Column]]) -> str:
 
 def between(tables: list[Column]) -> str:
     """Rows against each other, seed by seed, with Holm's correction over these."""
-    lines = ["| row | against | difference, paired | p (Holm) | seeds |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = []
     for table in tables[:1]:
         pairs = [(a, b) for a, b in BETWEEN if a in table.rows and b in table.rows]
         gaps = {f"{a} {b}": table.rows[b].differences(table.rows[a]) for a, b in pairs}
@@ -219,9 +217,9 @@ def between(tables: list[Column]) -> str:
             if (compared := found.get(f"{a} {b}")) is None:
                 continue
             gap = f"{compared.difference.mean:+.2f} ± {compared.difference.half:.2f}"
-            p, seeds = text_of_p(compared.adjusted), compared.difference.seeds
-            lines.append(f"| {label_of(b)} | {label_of(a)} | {gap} | {p} | {seeds} |")
-    return "\n".join(lines) + "\n" if tables else NOT_YET
+            lines.append([label_of(b), label_of(a), gap, text_of_p(compared.adjusted), str(compared.difference.seeds)])
+    heads = ["row", "against", "difference, paired", "p (Holm)", "seeds"]
+    return in_markdown(heads, lines, left=2) if tables else NOT_YET
 
 
 def leak(tables: list[Column]) -> str:
@@ -240,18 +238,19 @@ def leak(tables: list[Column]) -> str:
             means = [statistics.fmean(s.accuracies[seed] for seed in seeds) for s in (own, summary)]
             p = paired_p(summary.differences(own))
             texts = [
+                label_of(name),
                 f"{means[0]:.2f}",
                 f"{means[1]:.2f}",
                 f"{gap.mean:+.2f} ± {gap.half:.2f}",
                 f"{p:.3f}",
                 str(len(seeds)),
             ]
-            lines.append(f"| {label_of(name)} | {' | '.join(texts)} |")
+            lines.append(texts)
     if not lines:
         return NOT_YET
     heads = ["row", "partners of the view trained on", "of all ten views", "difference, paired", "p", "seeds"]
     told = [f"- What {name}: {text}." for name, text in _added(tables)]
-    return "\n".join([f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1), *lines, "", *told]) + "\n"
+    return "\n".join([in_markdown(heads, lines), *told]) + "\n"
 
 
 def _added(tables: list[Column]) -> list[tuple[str, str]]:
@@ -284,10 +283,8 @@ def learning_curve(tables: list[Column]) -> str:
     if not found:
         return NOT_YET
     sizes = sorted({size for at in found.values() for size in at})
-    lines = [f"| training images | {' | '.join(f'{size:,}' for size in sizes)} |", "| --- |" + " ---: |" * len(sizes)]
-    for (row, views), at in found.items():
-        lines.append(f"| {name_of(row, views)} | {' | '.join(_entry(at.get(size)) for size in sizes)} |")
-    return "\n".join(lines) + "\n"
+    lines = [[name_of(row, views), *(_entry(at.get(size)) for size in sizes)] for (row, views), at in found.items()]
+    return in_markdown(["training images", *(f"{size:,}" for size in sizes)], lines)
 
 
 def _entry(summary: Summary | None) -> str:
@@ -319,20 +316,19 @@ def midpoints(tables: list[Column], fitted: Path) -> str:
         return NOT_YET
     rows = json.loads(fitted.read_text(encoding="utf-8"))["result"]["siren"]["rows"]
     shown = {row["alignment"]: row["midpoint dB, other"] for row in rows}
-    lines = ["| alignment before mixing | midpoint, dB | accuracy, % | difference to none |"]
-    lines += ["| --- | ---: | ---: | ---: |"]
-    pairs = []
+    lines, pairs = [], []
     for row, name in ALIGNMENTS.items():
         summary, compared = tables[0].rows.get(row), tables[0].comparisons.get(row)
         if name not in shown or summary is None or summary.interval is None or compared is None:
             continue
         gap = compared.difference
-        lines.append(f"| {name} | {shown[name]:.2f} | {summary} | {gap.mean:+.2f} ± {gap.half:.2f} |")
+        lines.append([name, f"{shown[name]:.2f}", str(summary), f"{gap.mean:+.2f} ± {gap.half:.2f}"])
         pairs.append((shown[name], summary.interval.mean))
+    text = in_markdown(["alignment before mixing", "midpoint, dB", "accuracy, %", "difference to none"], lines)
     if len(pairs) > 2:
         order = spearmanr([midpoint for midpoint, _ in pairs], [accuracy for _, accuracy in pairs])
-        lines += ["", f"Spearman's rank correlation of midpoints and accuracies: {order.statistic:.2f}."]
-    return "\n".join(lines) + "\n"
+        text += f"\nSpearman's rank correlation of midpoints and accuracies: {order.statistic:.2f}.\n"
+    return text
 
 
 def recipes(tables: list[Column], others: list[Column]) -> str:
@@ -342,20 +338,20 @@ def recipes(tables: list[Column], others: list[Column]) -> str:
     ours, theirs = tables[0].comparisons, others[0].comparisons
     both = (row for row in ours if row in theirs and row != CONTROL)
     shared = [row for row in both if not math.isnan(ours[row].p)]  # of enough seeds
-    lines = ["| row | study, difference to none | `small`, difference to none |", "| --- | ---: | ---: |"]
-    for row in shared:
-        a, b = ours[row].difference, theirs[row].difference
-        lines.append(f"| {label_of(row)} | {a.mean:+.1f} ± {a.half:.1f} | {b.mean:+.1f} ± {b.half:.1f} |")
-    order = spearmanr([ours[r].difference.mean for r in shared], [theirs[r].difference.mean for r in shared])
-    lines += ["", f"Spearman's rank correlation of the {len(shared)} differences: {order.statistic:.2f}."]
-    return "\n".join(lines) + "\n"
+    pairs = [(ours[row].difference, theirs[row].difference) for row in shared]
+    lines = [
+        [label_of(row), *(f"{gap.mean:+.1f} ± {gap.half:.1f}" for gap in pair)]
+        for row, pair in zip(shared, pairs, strict=True)
+    ]
+    order = spearmanr([a.mean for a, _ in pairs], [b.mean for _, b in pairs])
+    table = in_markdown(["row", "study, difference to none", "`small`, difference to none"], lines)
+    return f"{table}\nSpearman's rank correlation of the {len(shared)} differences: {order.statistic:.2f}.\n"
 
 
 def fits(folders: list[Path]) -> str:
     """How near networks of several recipes come to the deviations of the public ones."""
     published = INR_DEVIATIONS["fashion-mnist"]
-    lines = [f"| rate × steps | networks | PSNR, dB | {' | '.join(published)} | root mean square |"]
-    lines += ["| --- | ---: | ---: |" + " ---: |" * (len(published) + 1)]
+    heads = ["rate × steps", "networks", "PSNR, dB", *published, "root mean square"]
     found = []
     for path in (path for folder in folders for path in folder.glob("*.json")):
         record = read_json(path, "fit", "statistics")
@@ -365,9 +361,8 @@ def fits(folders: list[Path]) -> str:
         texts = [f"{100 * gap:+.0f} %" for gap in gaps]
         head = f"{fit['learning_rate']:g} × {fit['steps']:,}"
         psnr = f"{statistics['psnr']['median']:.1f}"
-        line = f"| {head} | {statistics['networks']} | {psnr} | {' | '.join(texts)} | {100 * size:.0f} % |"
-        found.append((size, line))
-    return "\n".join([*lines, *(line for _, line in sorted(found, reverse=True))]) + "\n"
+        found.append((size, [head, str(statistics["networks"]), psnr, *texts, f"{100 * size:.0f} %"]))
+    return in_markdown(heads, [texts for _, texts in sorted(found, reverse=True)])
 
 
 def filled(text: str, tables: dict[str, str]) -> str:

@@ -26,6 +26,7 @@ from benchmarks.running.commands import command, device, expect, parsed, writabl
 from benchmarks.running.executor import Executor, Job, JobsFailed
 from benchmarks.running.files import read_json, write_json
 from benchmarks.running.on_ray import RayExecutor
+from benchmarks.running.pages import in_markdown
 from benchmarks.table import report
 from benchmarks.table.cell import Cell
 from benchmarks.table.notes import refuse_mixed
@@ -146,7 +147,7 @@ def make_plan(settings: Settings) -> str:
     number of views; where there are none, run one first.
     """
     parts, cells = fitting_jobs(settings), training_jobs(settings)
-    lines = ["| jobs | all | done | processor time left |", "|---|---:|---:|---:|"]
+    lines = []
     left = 0.0
     for dataset in settings.datasets:
         of_dataset = [part for part in parts if part.dataset == dataset]
@@ -156,7 +157,7 @@ def make_plan(settings: Settings) -> str:
         each = sum(seconds for _, seconds in timed) / sum(size for size, _ in timed) if timed else math.nan
         seconds = (count - done) * each if done < count else 0.0
         left += seconds
-        lines.append(f"| fits of {dataset}, networks | {count} | {done} | {_minutes(seconds)} |")
+        lines.append([f"fits of {dataset}, networks", str(count), str(done), _minutes(seconds)])
     for dataset, model, views in dict.fromkeys((c.dataset, c.model, c.views) for c in cells):
         own = [c for c in cells if (c.dataset, c.model, c.views) == (dataset, model, views)]
         records = [record for cell in own if (record := report.read(cell)) is not None]
@@ -164,11 +165,12 @@ def make_plan(settings: Settings) -> str:
         seconds = waiting * sum(took) / len(took) if took else math.nan if waiting else 0.0
         left += seconds
         name = f"{dataset}, {model}, {views} view{'s' * (views > 1)}"
-        lines.append(f"| {name} | {len(own)} | {len(records)} | {_minutes(seconds)} |")
+        lines.append([name, str(len(own)), str(len(records)), _minutes(seconds)])
+    text = in_markdown(["jobs", "all", "done", "processor time left"], lines)
     if math.isfinite(left):
         hours = left / 3600 / settings.workers
-        lines.append(f"\n{left / 3600:.1f} processor hours left, {hours:.1f} hours with {settings.workers} workers")
-    return "\n".join(lines)
+        text += f"\n{left / 3600:.1f} processor hours left, {hours:.1f} hours with {settings.workers} workers\n"
+    return text.rstrip("\n")
 
 
 def _minutes(seconds: float) -> str:

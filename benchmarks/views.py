@@ -35,7 +35,7 @@ from benchmarks.frames import load_fits
 from benchmarks.models.dws import DWS
 from benchmarks.models.settings import DWSSettings
 from benchmarks.running.files import read_json, write_json
-from benchmarks.running.pages import NOT_YET, tables_in, write_tables
+from benchmarks.running.pages import NOT_YET, in_markdown, tables_in, write_tables
 from benchmarks.table.statistics import Interval, compare
 from weightaug.fitting import Adam, fit_inrs
 from weightaug.matching import Frame, fit_frame, match
@@ -296,11 +296,7 @@ def table_of(folder: Path) -> str:
     """All results of one data set, in Markdown."""
     found = read_json(folder / "properties.json")
     low, middle, high = found["psnr_quantiles"]
-    lines = [
-        "| of the views | |",
-        "| --- | ---: |",
-        f"| PSNR, median (10 %, 90 %) | {middle:.1f} ({low:.1f}, {high:.1f}) dB |",
-    ]
+    about = [["PSNR, median (10 %, 90 %)", f"{middle:.1f} ({low:.1f}, {high:.1f}) dB"]]
     for key, name in {
         "distance_to_original": "aligned squared distance to the original, in units of its norm",
         "distance_of_two_views": "the same between two views of one network",
@@ -311,7 +307,8 @@ def table_of(folder: Path) -> str:
     }.items():
         if key in found:
             value = found[key]
-            lines.append(f"| {name} | {value:.0f} |" if "steps" in key else f"| {name} | {value:.2f} |")
+            about.append([name, f"{value:.0f}" if "steps" in key else f"{value:.2f}"])
+    parts = [in_markdown(["of the views", ""], about)]
     cells: dict[tuple[str, str], dict[int, float]] = {}
     steps: dict[str, int] = {}
     for path in sorted((folder / "cells").glob("*.json")):
@@ -322,22 +319,23 @@ def table_of(folder: Path) -> str:
         base = cells.get((model, "none"), {})
         if not base:
             continue
-        lines += ["", f"| {title}, {steps[model]:,} steps | test accuracy, % | against none, paired | seeds |"]
-        lines += ["| --- | ---: | ---: | ---: |"]
+        lines = []
         differences: dict[str, list[float]] = {}
         for row in ROWS:
             scores = cells.get((model, row), {})
             if scores:
                 gaps = [scores[s] - base[s] for s in scores if s in base]
                 gain = "" if row == "none" else interval(gaps, "+")
-                lines.append(f"| {row} | {interval(list(scores.values()))} | {gain} | {len(scores)} |")
+                lines.append([row, interval(list(scores.values())), gain, str(len(scores))])
                 if row != "none":
                     differences[row] = gaps
         found_out: dict[str, list[str]] = {}
         for row, comparison in compare(differences).items():
             found_out.setdefault(VERDICTS[comparison.verdict], []).append(row)
-        lines += ["", " ".join(f"{text}: {', '.join(rows)}." for text, rows in sorted(found_out.items()))]
-    return "\n".join(lines) + "\n"
+        heads = [f"{title}, {steps[model]:,} steps", "test accuracy, %", "against none, paired", "seeds"]
+        said = " ".join(f"{text}: {', '.join(rows)}." for text, rows in sorted(found_out.items()))
+        parts += [in_markdown(heads, lines), said + "\n"]
+    return "\n".join(parts)
 
 
 def interval(values: list[float], sign: str = "") -> str:
@@ -400,11 +398,11 @@ def strengths_table(results: dict[str, Any]) -> str:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in results["rows"]:
         by_name.setdefault(f"`{row['transform']}`, `{row['field']}`", []).append(row)
-    lines = ["| transform | 40 dB | 30 dB | 20 dB |", "| --- | ---: | ---: | ---: |"]
+    lines = []
     for name, rows in by_name.items():
         shown = ["out of reach" if "error" in r else f"{r['setting']:.2g} ({r['measured']:.1f} dB)" for r in rows]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *shown])
+    return in_markdown(["transform", "40 dB", "30 dB", "20 dB"], lines)
 
 
 # -- steps ---------------------------------------------------------------------------------------------------
@@ -438,9 +436,9 @@ def descents(networks: wa.WeightSpaceElement, size: int, steps: tuple[int, ...] 
 
 def descents_table(results: dict[str, Any]) -> str:
     """As Markdown."""
-    lines = [f"| rate | {' | '.join(map(str, results['steps']))} |", "| --- |" + " ---: |" * len(results["steps"])]
-    lines += [f"| {row['rate']} | {' | '.join(f'{psnr:.1f}' for psnr in row['psnr'])} |" for row in results["rows"]]
-    return "\n".join([*lines, "", f"{results['networks']} networks; noise leaves {results['before']:.1f} dB."]) + "\n"
+    lines = [[row["rate"], *(f"{psnr:.1f}" for psnr in row["psnr"])] for row in results["rows"]]
+    table = in_markdown(["rate", *map(str, results["steps"])], lines)
+    return f"{table}\n{results['networks']} networks; noise leaves {results['before']:.1f} dB.\n"
 
 
 def main() -> None:

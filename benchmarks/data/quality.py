@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.data.store import Networks
+from benchmarks.running.pages import in_markdown
 from weightaug import WeightSpaceElement
 
 # Standard deviation of every tensor of the public INRs of Fashion-MNIST, as the configuration of the public code of
@@ -91,22 +92,22 @@ def table(dataset: str, statistics: dict[str, Any]) -> str:
     """The statistics in Markdown, beside the published ones where there are any."""
     psnr, deviations = statistics["psnr"], statistics["deviations"]
     published = INR_DEVIATIONS.get(dataset, {})
-    lines = [
+    said = [
         f"{statistics['networks']} networks fitted to {dataset}; PSNR in dB: "
         + ", ".join(f"{name} {value:.1f}" for name, value in psnr.items())
         + (f"; {statistics['not_finite']} diverged" if statistics["not_finite"] else "")
         + ".",
         *(f"Skipped {name}: {reason}." for name, reason in statistics["skipped"]),
-        "",
-        "| standard deviation of | here |" + (" published | difference |" if published else ""),
-        "|---|---:|" + ("---:|---:|" if published else ""),
     ]
+    rows = []
     for name, value in deviations.items():
-        line = f"| {name} | {value:.4f} |"
-        if name in published:
-            line += f" {published[name]:.4f} | {100 * (value / published[name] - 1):+.0f} % |"
-        lines.append(line)
-    return "\n".join(lines)
+        row = [name, f"{value:.4f}"]
+        if published:
+            theirs = published.get(name)
+            row += ["", ""] if theirs is None else [f"{theirs:.4f}", f"{100 * (value / theirs - 1):+.0f} %"]
+        rows.append(row)
+    heads = ["standard deviation of", "here", *(["published", "difference"] if published else [])]
+    return "\n".join([*said, "", in_markdown(heads, rows).rstrip("\n")])
 
 
 def warnings(dataset: str, statistics: dict[str, Any]) -> list[str]:

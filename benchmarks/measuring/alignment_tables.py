@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.targets import table
 from benchmarks.running.files import read_json
+from benchmarks.running.pages import in_markdown
 
 __all__ = ["tables"]
 
@@ -40,7 +40,7 @@ def _percent(value: float) -> str:
 def _planted(rows: list[dict[str, Any]]) -> str:
     heads = ["network, planted", "permutation: found", "worst relative distance", "full group: found"]
     heads += ["worst relative distance"]
-    return table(
+    return in_markdown(
         heads,
         [
             [
@@ -75,7 +75,7 @@ def _fitted(result: dict[str, Any]) -> str:
         f"`{name}` is nearer on {nearer}, as near on {equal} and farther on {farther}"
         for name, (nearer, equal, farther) in result["nearer, equal, farther than Frank-Wolfe"].items()
     ]
-    return table(heads, rows) + (
+    return in_markdown(heads, rows) + (
         f"\n{result['pairs']} pairs, median fit {result['fit psnr']['median']:.1f} dB. Against Frank-Wolfe, "
         f"{'; '.join(counts)}.\n"
     )
@@ -84,7 +84,7 @@ def _fitted(result: dict[str, Any]) -> str:
 def _relu(rows: list[dict[str, Any]]) -> str:
     heads = ["alignment", "plain squared distance", "mid-point dB, same", "mid-point dB, other"]
     heads += ["against permutation, dB", "ms a pair"]
-    return table(
+    return in_markdown(
         heads,
         [
             [
@@ -104,14 +104,14 @@ def _relu(rows: list[dict[str, Any]]) -> str:
 
 def _small(rows: list[dict[str, Any]]) -> str:
     settings = ["default", "three starts", "100 kicks", "300 kicks"]
-    return table(
+    return in_markdown(
         ["activation", *settings], [[row["activation"], *(_percent(row[name]) for name in settings)] for row in rows]
     )
 
 
 def _objective(rows: list[dict[str, Any]]) -> str:
     heads = ["weightaug", "reference order", "pairs", "ours", "reference", "equal", "better", "worse"]
-    return table(
+    return in_markdown(
         heads, [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in (row[h] for h in heads)] for row in rows]
     )
 
@@ -127,4 +127,4 @@ def _speed(result: dict[str, list[dict[str, Any]]]) -> str:
         for line in lines:
             rows[-1] += [f"{line['pairs/s']:,.0f}", f"{line['ratio']:.1f}"]
     visits = ", ".join(f"{lines[0]['assignments per pair']:.1f} on {names[c]}" for c, lines in result.items())
-    return table(heads, rows) + f"\nAssignments that the reference solves for a pair: {visits}.\n"
+    return in_markdown(heads, rows) + f"\nAssignments that the reference solves for a pair: {visits}.\n"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from benchmarks.running.pages import in_markdown
+
 CASES = (("raised", 512), ("default", 64))
 EXACT = ("SirenNegation", "SirenBias", "Permute", "ReLUScale", "Rotate", "Translate", "Scale", "Mixup")
 WHOLE = {"SirenNegation": 6, "SirenBias": 6, "Permute": 8, "ReLUScale": 6, "Mixup": 6}  # clones; touch every parameter
@@ -103,12 +105,6 @@ def goals(results: dict[str, Any]) -> list[Goal]:
     return found
 
 
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, the first column to the left."""
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def singles_table(lines: list[dict[str, Any]]) -> str:
     """Plain code for one network against ours, without and with the conversion from its layout and back."""
     heads = ["work", "plain, us", "ours, us", "with conversion, us", "x plain", "with conversion"]
@@ -117,7 +113,7 @@ def singles_table(lines: list[dict[str, Any]]) -> str:
         ours, both, plain = line["ours"], line["converted"], line["plain"]
         rows.append([line["work"], f"{plain:.1f}", f"{ours:.1f}", f"{both:.1f}" if both else "-"])
         rows[-1] += [f"{plain / ours:.2f} x", f"{plain / both:.2f} x" if both else "-"]
-    return table(heads, rows)
+    return in_markdown(heads, rows)
 
 
 def busy_table(lines: list[dict[str, Any]]) -> str:
@@ -126,7 +122,7 @@ def busy_table(lines: list[dict[str, Any]]) -> str:
         [f"{line['setting']}, batch {line['batch']}", f"{line['alone']:,.0f}", f"{line['beside']:,.0f}"]
         for line in lines
     ]
-    return table(["SirenNegation, us a batch", "alone", "beside as many busy processes as cores"], rows)
+    return in_markdown(["SirenNegation, us a batch", "alone", "beside as many busy processes as cores"], rows)
 
 
 def growth_table(growth: dict[str, Any]) -> str:
@@ -140,7 +136,7 @@ def growth_table(growth: dict[str, Any]) -> str:
             long = f"{most / 1e6:.2g} s" if most > 1e6 else f"{most / 1000:,.3g} ms"
             times = f"{least:,.0f} us at {first:g}", f"{long} at {last:g}"
             rows.append([f"{panel}: {name}", f"{power:.2f} from {FITTED_FROM[panel]:g} on", *times])
-    return table(["against", "exponent", "least", "most"], rows)
+    return in_markdown(["against", "exponent", "least", "most"], rows)
 
 
 def page_tables(results: dict[str, Any]) -> dict[str, str]:
@@ -176,9 +172,9 @@ def page_tables(results: dict[str, Any]) -> dict[str, str]:
             row += [_marked(goal) if goal else "-" for goal in pair]
         rows.append(row)
     heads = ["transform", "times the loop, 512 / 64", "512", "64", "clones or draws", "512", "64"]
-    found["transforms"] = table(heads, rows)
+    found["transforms"] = in_markdown(heads, rows)
     lines = [[goal.what + (f" ({goal.case})" if goal.case else ""), goal.wanted, _marked(goal)] for goal in rest]
-    found["other"] = table(["work", "wanted", "got"], lines)
+    found["other"] = in_markdown(["work", "wanted", "got"], lines)
     for name, make in (("singles", singles_table), ("busy", busy_table), ("growth", growth_table)):
         if name in results:
             found[name] = make(results[name])
@@ -192,7 +188,7 @@ def _marked(goal: Goal) -> str:
 def conditions_table(conditions: dict[str, dict[str, float]]) -> str:
     """What the machine gave while each section was measured."""
     rows = [[name, *(f"{value:.3g}" for value in c.values())] for name, c in conditions.items()]
-    return table(["measured beside", "load", "copy GB/s", "products GFLOP/s", "sines G/s"], rows)
+    return in_markdown(["measured beside", "load", "copy GB/s", "products GFLOP/s", "sines G/s"], rows)
 
 
 def report(results: dict[str, Any]) -> str:
@@ -202,11 +198,11 @@ def report(results: dict[str, Any]) -> str:
     found = goals(results)
     reached = sum(goal.reached for goal in found)
     text += f"\n## Goals: {reached} of {len(found)} reached\n\n"
-    text += table(
+    text += in_markdown(
         ["goal", "case", "wanted", "got", "reached"], [[*g[:4], "yes" if g.reached else "**no**"] for g in found]
     )
     if figures := results.get("figures"):
-        text += "\n## Transforms\n\n" + table(
+        text += "\n## Transforms\n\n" + in_markdown(
             ["work", "allocator", "batch", "us", "networks/s", "loop", "of a clone", "of the draw", "other"],
             [_row(f) for f in figures],
         )
@@ -216,13 +212,15 @@ def report(results: dict[str, Any]) -> str:
         text += "\n## Beside other processes\n\n" + busy_table(lines)
     if lines := results.get("training"):
         rows = [[line["what"], line["rate"], line["comparison"]] for line in lines]
-        text += "\n## Training\n\n" + table(["work", "rate", "compared"], rows)
+        text += "\n## Training\n\n" + in_markdown(["work", "rate", "compared"], rows)
     if memory := results.get("memory"):
         rows = [[name, f"{value:.2f}"] for name, value in memory.items()]
-        text += "\n## Peak memory beside a batch of 16,384, in batches\n\n" + table(["transform", "batches"], rows)
+        text += "\n## Peak memory beside a batch of 16,384, in batches\n\n" + in_markdown(
+            ["transform", "batches"], rows
+        )
     if loading := results.get("loading"):
         rows = [[name.replace("_", " "), f"{value:,.4g}"] for name, value in loading.items()]
-        text += "\n## Opening a large data set\n\n" + table(["what", "value"], rows)
+        text += "\n## Opening a large data set\n\n" + in_markdown(["what", "value"], rows)
     if growth := results.get("growth"):
         text += "\n## Growth\n\n" + growth_table(growth)
     return text

@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `benchmarks` is a package
 
-from benchmarks.running.pages import NOT_YET, tables_in, write_tables
+from benchmarks.running.pages import NOT_YET, in_markdown, tables_in, write_tables
 from benchmarks.trials.records import OUTPUT, read_records
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tried.md"
@@ -28,23 +28,19 @@ def told(value: Any) -> str:
 
 def section(record: dict[str, Any]) -> str:
     """Command, figures, tables and notes of one trial."""
-    lines = ["```", record["command"], "```", "", "| | |", "| --- | ---: |"]
-    lines += [f"| {name} | {told(value)} |" for name, value in record["figures"].items()]
+    figures = in_markdown(["", ""], [[name, told(value)] for name, value in record["figures"].items()])
+    parts = [f"```\n{record['command']}\n```\n", figures]
     for name, (heads, rows) in record.get("tables", {}).items():
         if rows:
-            lines += [
-                "",
-                f"{name.capitalize()}:",
-                "",
-                f"| {' | '.join(heads)} |",
-                "| --- |" + " --- |" * (len(heads) - 1),
-            ]
-            lines += [f"| {' | '.join(told(cell) for cell in row)} |" for row in rows]
+            shown = in_markdown(heads, [[told(cell) for cell in row] for row in rows], left=len(heads))
+            parts += [f"{name.capitalize()}:\n", shown]
     notes = record.get("notes", [])
-    lines += ["", *(notes if len(notes) < 2 else [f"- `{shorten(note, 300)}`" for note in notes])]
+    if len(notes) > 1:
+        notes = ["\n".join(f"- `{shorten(note, 300)}`" for note in notes)]
+    parts += [f"{note}\n" for note in notes]
     minutes = record.get("seconds", 0) / 60
     took = f", {minutes:,.0f} minutes" if minutes >= 1 else ""
-    return "\n".join([*lines, "", f"{record['date']}, {record['machine']}{took}."]).replace("\n\n\n", "\n\n") + "\n"
+    return "\n".join([*parts, f"{record['date']}, {record['machine']}{took}.\n"])
 
 
 def main() -> None:
