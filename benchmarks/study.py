@@ -28,31 +28,30 @@ from benchmarks.running.files import read_json, write_text
 from benchmarks.running.pages import NOT_YET, in_markdown, tables_in
 from benchmarks.table import report
 from benchmarks.table.claims import claims
+from benchmarks.table.gaps import alternatives, between, leak, unpaired
 from benchmarks.table.notes import made_of, meaning
 from benchmarks.table.report import Column, Summary, label_of, text_of_p
 from benchmarks.table.rows import BASELINE, ROWS
-from benchmarks.table.sizes import by_size, name_of
-from benchmarks.table.statistics import Interval, compare, half_width, paired_p
+from benchmarks.table.sizes import by_size, images_of, name_of
+from benchmarks.table.statistics import half_width
 
 HERE = Path(__file__).resolve().parent
 
 # The rows that the readers are compared by.
 ANSWER = ("none", "siren_negation", "mixup", "full_aligned_mixup", "negation_full_aligned_mixup")
 
-# Rows against each other: what random order, alignment, the whole group, and mixing beside negation add.
-BETWEEN = (
-    ("mixup", "permuted_mixup"),
-    ("mixup", "aligned_mixup"),
-    ("aligned_mixup", "full_aligned_mixup"),
-    ("siren_negation", "full_aligned_mixup"),
-    ("siren_negation", "negation_full_aligned_mixup"),
-)
+# Rows that were also trained with other epochs and rates.
+CHECKED = (BASELINE, "mixup")
 
 CONTROL = "permuted_labels"  # at chance, as it should be: nothing to judge
+
+# Networks of the paper's convention, of the preset ``small``.
+SMALL = "DWS, 1 view, the paper's convention"
 
 # The parts that the paper has, too.
 OF_THE_PAPER = (
     "DWS, 1 view",
+    SMALL,
     "DWS, 10 views",
     "Relation Transformer, 1 view",
     "Relation Transformer, 10 views",
@@ -85,22 +84,36 @@ def tables_of(results: Path) -> dict[str, str]:
     of_dws = [table for table in whole_sets if table.model == "dws" and table not in shapes]
     mixed = [table for table in of_dws if table.views == 1]
     main, views = [table.plain for table in mixed], [table for table in of_dws if table.views > 1]
+    few_views, many_views = (
+        [table for table in transformer if (table.views > 1) == several] for several in (False, True)
+    )
+    equal = [
+        table
+        for table in curve
+        if (table.model, table.views) == ("dws", 10) and main and images_of(table) == images_of(main[0])
+    ]
+    folder = results / "study-checks"
+    others = report.recorded(folder) if any(folder.glob("cells/*.json")) else []
+    small = [table for table in report.recorded(results / "small") if table.dataset not in SHAPES]
     rest = [table for table in whole_sets if table not in (*of_dws, *transformer, *shapes)]
     parts = {
         "DWS, 1 view": main,
         "other images and fits": redrawn,
         "DWS, 10 views": views,
         "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
-        "Relation Transformer, 1 view": [table for table in transformer if table.views == 1],
-        "Relation Transformer, 10 views": [table for table in transformer if table.views > 1],
+        "Relation Transformer, 1 view": few_views,
+        "Relation Transformer, 10 views": many_views,
         "shapes, DWS": shapes,
     }
+    as_many_steps = _first({"DWS, 1 view": equal, "Relation Transformer, 1 view": many_views})
+    readers = [*main, *(table for table in rest if table.views == 1)]
     return {
         "reading": "\n\n".join(meaning(fresh=True)) + "\n",
+        "checks": checks([*main, *views, *others]),
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
         "verdicts": verdicts(parts),
-        "claims": claims({name: parts[name] for name in OF_THE_PAPER}),
+        "claims": claims(_first({name: ({**parts, SMALL: small})[name] for name in OF_THE_PAPER}), as_many_steps),
         "resolution": resolution(parts),
         "between": between(main),
         "redrawn": whole(redrawn),
@@ -109,12 +122,19 @@ def tables_of(results: Path) -> dict[str, str]:
         "transformer": whole(transformer),
         "shapes": whole(shapes),
         "curve": learning_curve([*(table for table in curve if table.model == "dws"), *main]),
-        "answer": answer([*main, *(table for table in (*transformer, *rest) if table.views == 1)]),
+        "answer": answer([*readers, *few_views]),
+        "alternatives": alternatives(readers),
+        "unpaired": unpaired(main[0], CONTROL) if main else NOT_YET,
         "readers": by_reader(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
         "recipes": recipes(main, report.recorded(results / "small")),
         "fits": fits([results / name / "statistics" for name in ("recipes", "small")]),
     }
+
+
+def _first(tables: dict[str, list[Column]]) -> dict[str, Column]:
+    """The first table of each part that has one."""
+    return {name: found[0] for name, found in tables.items() if found}
 
 
 def of(table: Column, key: str) -> Any:
@@ -141,7 +161,7 @@ def by_reader(tables: list[Column]) -> str:
     """Tables of readers as one, with what they are made of."""
     if not tables:
         return NOT_YET
-    heads = [report.HEADS[0], report.SEEDS, *report.HEADS[1:], report.FRESH]
+    heads = [report.HEADS[0], report.SEEDS, *report.HEADS[1:], *report.FRESH]
     rows = [
         [model_label(table.model), *(entries[head] for head in heads)]
         for table in tables
@@ -158,14 +178,25 @@ def answer(tables: list[Column]) -> str:
         for row, summary in table.rows.items():
             if row not in ANSWER or summary.interval is None or not math.isfinite(summary.interval.half):
                 continue
-            fresh = f"{statistics.fmean(summary.fresh.values()):.1f}" if summary.fresh else "–"
+            after = [
+                f"{statistics.fmean(found.values()):.1f}" if found else "–"
+                for found in (summary.trained, summary.fresh, summary.last)
+            ]
             size, work = finished[0].get("parameters", 0), finished[0].get("flops", math.nan) / 1e6
             mean, half = summary.interval.mean, summary.interval.half
-            texts = [model_label(table.model), label_of(row), f"{mean:.1f} ± {half:.1f}", fresh]
+            texts = [model_label(table.model), label_of(row), f"{mean:.1f} ± {half:.1f}", *after]
             rows.append((mean, [*texts, f"{size:,}", f"{work:.1f}"]))
     if not rows:
         return NOT_YET
-    heads = ["reader", "augmentation", "test accuracy, %", "on new views of training samples", "parameters"]
+    heads = [
+        "reader",
+        "augmentation",
+        "test accuracy, %",
+        "last epoch: own networks",
+        "new views of these",
+        "test networks",
+    ]
+    heads.append("parameters")
     return in_markdown([*heads, "million operations a network"], [texts for _, texts in sorted(rows)], left=2)
 
 
@@ -206,77 +237,6 @@ def resolution(tables: dict[str, list[Column]]) -> str:
     return in_markdown(heads, lines)
 
 
-def between(tables: list[Column]) -> str:
-    """Rows against each other, seed by seed, with Holm's correction over these."""
-    lines = []
-    for table in tables[:1]:
-        pairs = [(a, b) for a, b in BETWEEN if a in table.rows and b in table.rows]
-        gaps = {f"{a} {b}": table.rows[b].differences(table.rows[a]) for a, b in pairs}
-        found = compare(gaps)
-        for a, b in pairs:
-            if (compared := found.get(f"{a} {b}")) is None:
-                continue
-            gap = f"{compared.difference.mean:+.2f} ± {compared.difference.half:.2f}"
-            lines.append([label_of(b), label_of(a), gap, text_of_p(compared.adjusted), str(compared.difference.seeds)])
-    heads = ["row", "against", "difference, paired", "p (Holm)", "seeds"]
-    return in_markdown(heads, lines, left=2) if tables else NOT_YET
-
-
-def leak(tables: list[Column]) -> str:
-    """What partners of mixing from all views of the training images change, where one is trained on."""
-    lines = []
-    for table in tables:
-        for row, summary in table.rows.items():
-            name = row.split(" ")[0]
-            if name == row or name not in table.rows:
-                continue
-            own = table.rows[name]
-            seeds = sorted(set(own.accuracies) & set(summary.accuracies))
-            gap = Interval.of(summary.differences(own))
-            if gap is None or not math.isfinite(gap.half):
-                continue
-            means = [statistics.fmean(s.accuracies[seed] for seed in seeds) for s in (own, summary)]
-            p = paired_p(summary.differences(own))
-            texts = [
-                label_of(name),
-                f"{means[0]:.2f}",
-                f"{means[1]:.2f}",
-                f"{gap.mean:+.2f} ± {gap.half:.2f}",
-                f"{p:.3f}",
-                str(len(seeds)),
-            ]
-            lines.append(texts)
-    if not lines:
-        return NOT_YET
-    heads = ["row", "partners of the view trained on", "of all ten views", "difference, paired", "p", "seeds"]
-    told = [f"- What {name}: {text}." for name, text in _added(tables)]
-    return "\n".join([in_markdown(heads, lines), *told]) + "\n"
-
-
-def _added(tables: list[Column]) -> list[tuple[str, str]]:
-    """What alignment adds to MixUp with either kind of partners, on the seeds that have both."""
-    found = []
-    for row, name in (
-        ("aligned_mixup", "alignment adds to MixUp"),
-        ("full_aligned_mixup", "full-group alignment adds"),
-    ):
-        texts = []
-        for table in tables:
-            for plain in [key for key in table.rows if key.split(" ")[0] == "mixup"]:
-                partners = plain.removeprefix("mixup")
-                leaked = [key for key in table.rows if key.startswith("mixup ")]
-                seeds = set.intersection(*[set(table.rows[key].accuracies) for key in ("mixup", *leaked)])
-                base, other = table.rows[plain].accuracies, table.rows.get(row + partners)
-                gaps = [other.accuracies[s] - base[s] for s in seeds if other is not None and s in other.accuracies]
-                gap = Interval.of(gaps)
-                if gap is not None and math.isfinite(gap.half):
-                    of = "all ten views" if partners else "the view trained on"
-                    texts.append(f"{gap.mean:+.2f} ± {gap.half:.2f} with partners of {of}")
-        if texts:
-            found.append((name, ", ".join(texts)))
-    return found
-
-
 def learning_curve(tables: list[Column]) -> str:
     """Accuracy by the number of training images, at about as many steps each."""
     found = by_size(tables)
@@ -310,6 +270,23 @@ def tuning(folder: Path) -> str:
     return in_markdown(heads, rows, left=2)
 
 
+def checks(tables: list[Column]) -> str:
+    """The baseline and MixUp with other epochs and rates than the tables have."""
+    lines = []
+    for table in tables:
+        train = of(table, "train")
+        of_table = (table.views, train["epochs"], train["learning_rate"])
+        for row in CHECKED:
+            if (summary := table.rows.get(row)) is None or summary.interval is None:
+                continue
+            gap = table.comparisons[row].difference if row in table.comparisons else None
+            difference = "–" if gap is None else f"{gap.mean:+.2f} ± {gap.half:.2f}"
+            texts = [str(summary), difference, str(len(summary.accuracies))]
+            lines.append((of_table, [*(f"{value:g}" for value in of_table), label_of(row), *texts]))
+    heads = ["views", "epochs", "rate", "row", "test accuracy, %", "difference to none", "seeds"]
+    return in_markdown(heads, [texts for _, texts in sorted(lines, key=lambda line: line[0])]) if lines else NOT_YET
+
+
 def midpoints(tables: list[Column], fitted: Path) -> str:
     """Accuracy of the rows that mix, beside what the midpoints of aligned pairs show."""
     if not fitted.exists() or not tables:
@@ -327,7 +304,8 @@ def midpoints(tables: list[Column], fitted: Path) -> str:
     text = in_markdown(["alignment before mixing", "midpoint, dB", "accuracy, %", "difference to none"], lines)
     if len(pairs) > 2:
         order = spearmanr([midpoint for midpoint, _ in pairs], [accuracy for _, accuracy in pairs])
-        text += f"\nSpearman's rank correlation of midpoints and accuracies: {order.statistic:.2f}.\n"
+        found = f"{order.statistic:.2f}, p {text_of_p(order.pvalue)}"
+        text += f"\nSpearman's rank correlation of midpoints and accuracies: {found}.\n"
     return text
 
 
@@ -345,7 +323,8 @@ def recipes(tables: list[Column], others: list[Column]) -> str:
     ]
     order = spearmanr([a.mean for a, _ in pairs], [b.mean for _, b in pairs])
     table = in_markdown(["row", "study, difference to none", "`small`, difference to none"], lines)
-    return f"{table}\nSpearman's rank correlation of the {len(shared)} differences: {order.statistic:.2f}.\n"
+    count, found = len(shared), f"{order.statistic:.2f}, p {text_of_p(order.pvalue)}"
+    return f"{table}\nSpearman's rank correlation of the {count} differences: {found}.\n"
 
 
 def fits(folders: list[Path]) -> str:

@@ -33,8 +33,9 @@ def meaning(*, fresh: bool) -> list[str]:
     if fresh:
         lines.append(
             "New views of training samples: accuracy, after the last epoch, on networks that were fitted anew, from "
-            "other initial weights, to samples that were trained on. What is lost from there to the test accuracy is "
-            "lost to new samples, not to new networks."
+            "other initial weights, to samples that were trained on; own networks: the same on those that were trained "
+            "on. What is lost from these to new views is lost to new networks, and from there to the last epoch's test "
+            "accuracy to new samples."
         )
     lines.append(
         "The paper's columns are its figures for Fashion-MNIST (55,000 training images) beside images and for "
@@ -52,7 +53,7 @@ def made_of(tables: Sequence[Column]) -> list[str]:
     pools = {r["settings"].get("pool_views") for r in records if r["settings"]["row"] in MIXING}
     if pools:
         partners = [
-            "the networks that are augmented at once"
+            f"the networks that are augmented at once{_at_most(records)}"
             if pool is None
             else f"the training images' networks of {pool} view{'s' * (pool > 1)}"
             for pool in sorted(pools, key=lambda pool: pool or 0)
@@ -62,6 +63,13 @@ def made_of(tables: Sequence[Column]) -> list[str]:
     if versions := mixed_versions(records):
         lines.append(f"**These results were made by different code**: {versions}.")
     return lines
+
+
+def _at_most(records: Sequence[dict[str, Any]]) -> str:
+    """How many networks are augmented at once, where all results say the same."""
+    trains = [record["settings"].get("train", {}) for record in records]
+    counts = {train["augment_batch"] // train["batch"] * train["batch"] for train in trains if "augment_batch" in train}
+    return f" ({max(counts):,} at most)" if len(counts) == 1 and min(counts) > 0 else ""
 
 
 def _has_fresh(tables: Sequence[Column]) -> bool:

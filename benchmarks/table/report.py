@@ -34,6 +34,7 @@ class Summary:
         missing: Number of seeds without a result.
         last: Test accuracy after the last epoch by seed, of the results that hold it.
         fresh: Accuracy after the last epoch on new networks of training samples, likewise.
+        trained: The same on the networks themselves that were trained on.
     """
 
     accuracies: dict[int, float]
@@ -41,6 +42,7 @@ class Summary:
     missing: int
     last: dict[int, float] = field(default_factory=dict)
     fresh: dict[int, float] = field(default_factory=dict)
+    trained: dict[int, float] = field(default_factory=dict)
 
     @property
     def interval(self) -> Interval | None:
@@ -116,8 +118,11 @@ def summarise(records: Sequence[dict[str, Any]], wanted: int) -> Summary:
     best = {seed: float(r["test_accuracy"]) for seed, r in finished.items()}
     curves = {seed: r.get("curves", {}).get("test_accuracy") for seed, r in finished.items()}
     last = {seed: float(curve[-1]) for seed, curve in curves.items() if curve}
-    fresh = {seed: float(r["fresh_accuracy"]) for seed, r in finished.items() if "fresh_accuracy" in r}
-    return Summary(best, len(records) - len(finished), wanted - len(records), last, fresh)
+    fresh, trained = (
+        {seed: float(r[key]) for seed, r in finished.items() if key in r}
+        for key in ("fresh_accuracy", "trained_accuracy")
+    )
+    return Summary(best, len(records) - len(finished), wanted - len(records), last, fresh, trained)
 
 
 # -- tables ------------------------------------------------------------------------------------------
@@ -282,13 +287,13 @@ HEADS = (
     "verdict",
     "last epoch",
 )
-FRESH = "new views of training samples"  # a column where results hold it
+FRESH = ("own networks", "new views of training samples")  # columns where results hold them
 SEEDS = "seeds"  # a column where it is asked for
 
 
 def heads_of(column: Column) -> list[str]:
     """The heads of a table: what stands in all, and what its results hold."""
-    return [*HEADS, *([FRESH] if column.has_fresh else []), *column.published]
+    return [*HEADS, *(FRESH if column.has_fresh else []), *column.published]
 
 
 def entries(column: Column) -> dict[str, dict[str, str]]:
@@ -312,7 +317,7 @@ def entries(column: Column) -> dict[str, dict[str, str]]:
         shown = [label_of(row), str(summary), bounds, *texts, _mean_of(summary.last)]
         found[row] = {
             **dict(zip(HEADS, shown, strict=True)),
-            FRESH: _mean_of(summary.fresh),
+            **dict(zip(FRESH, (_mean_of(summary.trained), _mean_of(summary.fresh)), strict=True)),
             SEEDS: str(len(summary.accuracies)),
             **{head: str(TABLE1.get((row, their), "–")) for head, their in column.published.items()},
         }
