@@ -135,7 +135,7 @@ def test_claims_of_the_paper_are_judged_by_the_rule():
     assert lines[0] == "| the paper's claim | one | ten |"
     found = {line.split(" | ")[0].strip("| "): line[:-2].split(" | ")[1:] for line in lines[2:]}
     assert found["SIREN negation helps"][0].startswith("**stands**<br>+10.0±")
-    assert found["SIREN negation helps"][0].endswith("<br>paper +3.1")
+    assert found["SIREN negation helps"][0].endswith("<br>paper\N{NO-BREAK SPACE}+3.1")
     assert found["SIREN bias harms DWS"][0].startswith("**falls**<br>-5.0±")
     assert found["MixUp helps"][0].startswith("undecided<br>")
     assert found["MixUp helps"][1].startswith("**falls**<br>-10.0±")
@@ -154,7 +154,7 @@ def test_claims_are_not_judged_where_the_paper_s_figures_say_the_opposite():
     text = study.claims({"graphs": graphs}, {})
     assert "| Gaussian noise helps the Relation Transformer | **falls**<br>-11.0±" in text
     assert "| Alignment adds to MixUp | not judged<br>+10.0±" in text
-    assert "paper -1.4 |" in text
+    assert "paper\N{NO-BREAK SPACE}-1.4 |" in text
     assert "SIREN bias" not in text
 
 
