@@ -79,55 +79,55 @@ def tables_of(results: Path) -> dict[str, str]:
     curve = [table for table in tables if table.images is not None]
     redrawn = [table for table in tables if of(table, "redraw")]
     whole_sets = [table for table in tables if table not in curve and table not in redrawn]
+
+    def of_images(model: str, views: int) -> list[Column]:
+        return [t for t in whole_sets if (t.model, t.views) == (model, views) and t.dataset not in SHAPES]
+
+    mixed, views = of_images("dws", 1), of_images("dws", 10)  # of one view, with partners of one and of all views
+    main = [table.plain for table in mixed]
+    transformer, transformer_views = of_images("relation-transformer", 1), of_images("relation-transformer", 10)
     shapes = [table for table in whole_sets if table.dataset in SHAPES]
-    transformer = [table for table in whole_sets if table.model == "relation-transformer" and table not in shapes]
-    of_dws = [table for table in whole_sets if table.model == "dws" and table not in shapes]
-    mixed = [table for table in of_dws if table.views == 1]
-    main, views = [table.plain for table in mixed], [table for table in of_dws if table.views > 1]
-    few_views, many_views = (
-        [table for table in transformer if (table.views > 1) == several] for several in (False, True)
-    )
-    equal = [
-        table
-        for table in curve
-        if (table.model, table.views) == ("dws", 10) and main and images_of(table) == images_of(main[0])
-    ]
-    folder = results / "study-checks"
-    others = report.recorded(folder) if any(folder.glob("cells/*.json")) else []
-    small = [table for table in report.recorded(results / "small") if table.dataset not in SHAPES]
-    rest = [table for table in whole_sets if table not in (*of_dws, *transformer, *shapes)]
+    rest = [table for table in whole_sets if table not in (*mixed, *views, *transformer, *transformer_views, *shapes)]
     parts = {
         "DWS, 1 view": main,
         "other images and fits": redrawn,
         "DWS, 10 views": views,
         "DWS with signs built in": [table for table in rest if table.model == "dws-odd"],
-        "Relation Transformer, 1 view": few_views,
-        "Relation Transformer, 10 views": many_views,
+        "Relation Transformer, 1 view": transformer,
+        "Relation Transformer, 10 views": transformer_views,
         "shapes, DWS": shapes,
     }
-    as_many_steps = _first({"DWS, 1 view": equal, "Relation Transformer, 1 view": many_views})
-    readers = [*main, *(table for table in rest if table.views == 1)]
+    small = report.recorded(results / "small")
+    claimed = {name: ({**parts, SMALL: small})[name] for name in OF_THE_PAPER}
+    all_images = {images_of(table) for table in main}
+    as_many_steps = {
+        "DWS, 1 view": [table for table in curve if table.views > 1 and images_of(table) in all_images],
+        "Relation Transformer, 1 view": transformer_views,
+    }
+    checked = results / "study-checks"
+    others = report.recorded(checked) if any(checked.glob("cells/*.json")) else []
     return {
         "reading": "\n\n".join(meaning(fresh=True)) + "\n",
         "checks": checks([*main, *views, *others]),
         "tuning": tuning(results / "study-tuning" / "cells"),
         "main": whole(main),
         "verdicts": verdicts(parts),
-        "claims": claims(_first({name: ({**parts, SMALL: small})[name] for name in OF_THE_PAPER}), as_many_steps),
+        "claims": claims(_first(claimed), _first(as_many_steps)),
         "resolution": resolution(parts),
         "between": between(main),
         "redrawn": whole(redrawn),
         "leak": leak(mixed),
         "views": whole(views),
         "transformer": whole(transformer),
+        "transformer-views": whole(transformer_views),
         "shapes": whole(shapes),
         "curve": learning_curve([*(table for table in curve if table.model == "dws"), *main]),
-        "answer": answer([*readers, *few_views]),
-        "alternatives": alternatives(readers),
+        "answer": answer([*main, *rest, *transformer]),
+        "alternatives": alternatives([*main, *rest]),
         "unpaired": unpaired(main[0], CONTROL) if main else NOT_YET,
         "readers": by_reader(rest),
         "midpoints": midpoints(main, results / "alignment" / "fitted.json"),
-        "recipes": recipes(main, report.recorded(results / "small")),
+        "recipes": recipes(main, small),
         "fits": fits([results / name / "statistics" for name in ("recipes", "small")]),
     }
 

@@ -131,4 +131,6 @@ def _shown(claim: Claim, compared: Comparison, above: bool, paper: float | None)
         word = "**stands**" if above else "**falls**"
     if paper is not None and paper + claim.margin <= 0:
         word = "not judged"
-    return f"{word}<br>{gap.mean:+.1f}±{gap.half:.1f}" + (f"<br>paper\N{NO-BREAK SPACE}{paper:+.1f}" if paper is not None else "")
+    return f"{word}<br>{gap.mean:+.1f}±{gap.half:.1f}" + (
+        f"<br>paper\N{NO-BREAK SPACE}{paper:+.1f}" if paper is not None else ""
+    )
