@@ -6,18 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.table.published import TABLE1
 from benchmarks.table.report import Column, label_of
-from benchmarks.table.rows import BASELINE
+from benchmarks.table.rows import BASELINE, ROWS
 
 
 def paper_difference(column: Column, row: str) -> float | None:
     """The paper's difference for the model, the views and the kind of data of a table; None where it has none."""
-    where = next((p for p in column.published.values() if (p.model, p.views) == (column.model, column.views)), None)
-    if where is None:
-        return None
-    ours, plain = TABLE1.get((row, where)), TABLE1.get((BASELINE, where))
-    return None if ours is None or plain is None else ours.mean - plain.mean
+    theirs, plain = column.of_the_paper(row), column.of_the_paper(BASELINE)
+    return None if theirs is None or plain is None else theirs.mean - plain.mean
 
 
 def draw(axes: Any, columns: Sequence[Column], colours: Sequence[str]) -> None:
@@ -28,7 +24,8 @@ def draw(axes: Any, columns: Sequence[Column], colours: Sequence[str]) -> None:
         columns: The tables, each in a colour of its own.
         colours: At least as many.
     """
-    rows = list(dict.fromkeys(row for column in columns for row in column.comparisons))
+    found = dict.fromkeys(row for column in columns for row in column.comparisons)
+    rows = sorted(found, key=lambda row: list(ROWS).index(row) if row in ROWS else len(ROWS))
     for place, (column, colour) in enumerate(zip(columns, colours, strict=False)):
         shift = 0.5 * (place - (len(columns) - 1) / 2) / max(len(columns), 1)
         for row, compared in column.comparisons.items():

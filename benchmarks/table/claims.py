@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.data.settings import SHAPES
 from benchmarks.models.settings import ModelName
 from benchmarks.running.pages import in_markdown
-from benchmarks.table import published
 from benchmarks.table.report import Column
 from benchmarks.table.rows import BASELINE
 from benchmarks.table.statistics import LEVEL, Comparison, Interval, compare
@@ -82,14 +80,13 @@ def differences(claim: Claim, table: Column, many: Column | None) -> list[float]
 
 def of_the_paper(claim: Claim, table: Column) -> float | None:
     """The same difference of the paper's means; None where it has none for such data, model and views."""
-    name: Literal["ModelNet40", "FMNIST"] = "ModelNet40" if table.dataset in SHAPES else "FMNIST"
 
-    def mean(rows: tuple[str, ...], views: int) -> float | None:
-        found = [published.TABLE1.get((row, published.Column(name, table.model, views))) for row in rows]
-        means = [figure.mean for figure in found if figure is not None]
+    def mean(rows: tuple[str, ...], views: int | None = None) -> float | None:
+        figures = [table.of_the_paper(row, views) for row in rows]
+        means = [figure.mean for figure in figures if figure is not None]
         return statistics.fmean(means) if means else None
 
-    higher, lower = mean(claim.rows, table.views), mean(claim.than, 10 if claim.many_views else table.views)
+    higher, lower = mean(claim.rows), mean(claim.than, 10 if claim.many_views else None)
     return None if higher is None or lower is None else higher - lower
 
 

@@ -187,6 +187,12 @@ class Column(NamedTuple):
             for views in (1, 10)
         }
 
+    def of_the_paper(self, row: str, views: int | None = None) -> published.Accuracy | None:
+        """The paper's figure for a row with such data and model, of as many views or of another number."""
+        like = (self.model, self.views if views is None else views)
+        where = next((their for their in self.published.values() if their[1:] == like), None)
+        return None if where is None else TABLE1.get((row, where))
+
     @property
     def comparisons(self) -> dict[str, Comparison]:
         """Every row against the baseline, by the name of the row."""
