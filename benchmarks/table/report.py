@@ -19,7 +19,7 @@ from benchmarks.running.pages import in_markdown
 from benchmarks.table import published
 from benchmarks.table.cell import Cell
 from benchmarks.table.notes import notes
-from benchmarks.table.published import TABLE1
+from benchmarks.table.published import TABLE1, Accuracy
 from benchmarks.table.rows import BASELINE, ROWS
 from benchmarks.table.statistics import Comparison, Interval, compare
 
@@ -187,7 +187,7 @@ class Column(NamedTuple):
             for views in (1, 10)
         }
 
-    def of_the_paper(self, row: str, views: int | None = None) -> published.Accuracy | None:
+    def of_the_paper(self, row: str, views: int | None = None) -> Accuracy | None:
         """The paper's figure for a row with such data and model, of as many views or of another number."""
         like = (self.model, self.views if views is None else views)
         where = next((their for their in self.published.values() if their[1:] == like), None)
